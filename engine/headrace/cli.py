@@ -1,0 +1,144 @@
+"""The `headrace` command. Nothing heavy is imported before it is known to be needed.
+
+Exit codes are errors.Exit: 0 all well, 1 the server could not boot, 2 usage or settings (then nothing was started).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from headrace import __version__
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from headrace.config import Settings
+
+_METAVARS = {
+    "int": "N",
+    "size": "SIZE",
+    "budget": "SIZE|N%",
+    "seconds": "DURATION",
+    "milliseconds": "DURATION",
+    "microseconds": "DURATION",
+    "modules": "MODULE,...",
+    "pin": "auto|off|CPUS;...",
+    "host": "ADDRESS",
+}
+_EPILOG = """\
+Sizes: 512, 512KiB, 2GiB, 64KB. Durations: 250ms, 10s, 2m; a bare number is in the unit that the setting names.
+Each flag has a variable of the same name, HEADRACE_MAX_REQUEST for --max-request; the flag wins.
+Exit status: 0 after a proper end, 1 when the server could not start, 2 for a mistake in arguments or settings.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status. argv: the words after the program's name."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words in (["--version"], ["-V"]):
+        print(f"headrace {__version__}")
+        return 0
+    parser = build_parser()
+    try:
+        arguments = parser.parse_args(words)
+    except SystemExit as stop:  # argparse has said why
+        return stop.code if isinstance(stop.code, int) else 2
+    if arguments.command is None:
+        parser.print_help(sys.stderr)
+        return 2
+    return _serve(arguments)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands, with one flag per setting."""
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        "headrace", description="Serves Python models over HTTP, from shared memory.", allow_abbrev=False
+    )
+    parser.add_argument("-V", "--version", action="version", version=f"headrace {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    serve = commands.add_parser(
+        "serve",
+        help="serve models",
+        description="Serve these model directories or archives. With none named: SageMaker's layout if it is there, "
+        "else the bundled digits model.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    serve.add_argument("-V", "--version", action="version", version=f"headrace {__version__}")
+    serve.add_argument("named", nargs="*", metavar="NAME=PATH", help="a model directory or archive, and its name")
+    serve.add_argument("--model-store", metavar="DIR", help="directory that --models and the API take models from")
+    serve.add_argument(
+        "--models",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="ALL|NAME=FILE",
+        help="models of the store to load at start-up; without it none",
+    )
+    _add_knobs(serve)
+    return parser
+
+
+def _add_knobs(parser: argparse.ArgumentParser) -> None:
+    """One flag per knob. Values stay text: config.load() reads them as it reads the variables."""
+    from headrace import config
+
+    group = parser.add_argument_group("settings")
+    for name, item in config.KNOBS.items():
+        meta = item.metadata
+        default = meta["shown"] or config.show(name, item.default)
+        text = f"{meta['help']} [default: {default}]".replace("`", "").replace("%", "%%")
+        metavar = "|".join(meta["choices"]) or _METAVARS[meta["kind"]]
+        group.add_argument(config.flag(name), dest=name, metavar=metavar, help=text)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from headrace import log
+    from headrace.errors import ConfigError, Exit
+
+    try:
+        settings = serve_settings(arguments)
+    except ConfigError as error:
+        problems = (f"  {line}" for line in str(error).splitlines())
+        print("headrace: cannot start:", *problems, sep="\n", file=sys.stderr)
+        return Exit.USAGE
+    log.configure(settings.config.log_level, settings.config.log_format, "supervisor")
+    log.get("supervisor").info("settings", **settings.log_fields())
+
+    from headrace.supervisor import run
+
+    return run(settings)
+
+
+def serve_settings(arguments: argparse.Namespace) -> Settings:
+    """Models and settings of a `serve` command. Raises ConfigError with the problems of both, one a line."""
+    from headrace import config, startup_models
+    from headrace.errors import ConfigError
+
+    problems: list[str] = []
+    choice = startup_models.Choice((), None, False, "")
+    try:
+        choice = startup_models.choose(arguments.named, arguments.model_store, arguments.models, os.environ)
+    except ConfigError as error:
+        problems.append(str(error))
+    origin = {"models": choice.origin, **({"sagemaker": choice.origin} if choice.sagemaker else {})}
+    try:
+        settings = config.load(
+            {name: text for name in config.KNOBS if (text := getattr(arguments, name)) is not None},
+            os.environ,
+            models=choice.models,
+            model_store=choice.store,
+            sagemaker=choice.sagemaker,
+            origin=origin,
+        )
+    except ConfigError as error:
+        problems.append(str(error))
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return settings

@@ -1,0 +1,70 @@
+"""How settings are written, and how values are written back: sizes, durations, booleans, whole numbers.
+
+    sizes      512; 512KiB, 1.5GiB (powers of 1024); 64KB, 2GB (powers of 1000); 512M, 2G (1024 too, as in `docker -m`)
+    durations  250ms 10s 2m 1h; a bare number is in the setting's own unit
+    booleans   true/false, yes/no, on/off, 1/0
+
+Every parse function raises ValueError with the forms that it would have taken; the caller adds the setting's name.
+"""
+
+import re
+from fractions import Fraction
+
+_SIZE_UNITS = {
+    "": 1,
+    "b": 1,
+    **{f"{prefix}ib": 1024**power for power, prefix in enumerate("kmgt", 1)},
+    **{f"{prefix}b": 1000**power for power, prefix in enumerate("kmgt", 1)},
+    **{prefix: 1024**power for power, prefix in enumerate("kmgt", 1)},
+}
+_MS = {"us": Fraction(1, 1000), "ms": Fraction(1), "s": Fraction(1000), "m": Fraction(60_000), "h": Fraction(3_600_000)}
+_BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_NUMBER = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([a-zA-Z]*)")  # ASCII digits only, and no sign
+
+SIZE_FORMS = "bytes, or a number with KiB, MiB, GiB (powers of 1024) or KB, MB, GB (powers of 1000), such as 512MiB"
+DURATION_FORMS = "a number with us, ms, s, m or h, such as 250ms"
+
+
+def parse_size(text: str) -> int:
+    """Bytes. Fractions are rounded down: "1.5KiB" -> 1536."""
+    found = _NUMBER.fullmatch(text.strip())
+    if not found or found[2].lower() not in _SIZE_UNITS:
+        raise ValueError(f"must be {SIZE_FORMS}")
+    return int(Fraction(found[1]) * _SIZE_UNITS[found[2].lower()])
+
+
+def parse_duration_ms(text: str, unit: str) -> float:
+    """Milliseconds; *unit* is what a bare number means. parse_duration_ms("10", "s") -> 10000.0."""
+    found = _NUMBER.fullmatch(text.strip())
+    if not found or (found[2] or unit) not in _MS:
+        raise ValueError(f"must be {DURATION_FORMS} (a bare number: {unit})")
+    return float(Fraction(found[1]) * _MS[found[2] or unit])
+
+
+def parse_bool(text: str) -> bool:
+    try:
+        return _BOOLEANS[text.strip().lower()]
+    except KeyError:
+        raise ValueError("must be true or false (or yes/no, on/off, 1/0)") from None
+
+
+def parse_int(text: str) -> int:
+    if not re.fullmatch(r"-?[0-9]{1,18}", text.strip()):
+        raise ValueError("must be a whole number")
+    return int(text)
+
+
+def format_size(count_bytes: int) -> str:
+    """The shortest exact form: 268435456 -> "256MiB", 1000 -> "1000"."""
+    for power, prefix in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if count_bytes and count_bytes % 1024**power == 0:
+            return f"{count_bytes // 1024**power}{prefix}"
+    return str(count_bytes)
+
+
+def format_duration(ms: float) -> str:
+    """60000 -> "60s", 250 -> "250ms", 7200000 -> "2h"; whole seconds below two minutes stay seconds."""
+    for length, unit in ((3_600_000, "h"), (60_000, "m"), (1000, "s")):
+        if ms % length == 0 and ms >= (2 * length if unit == "m" else length):
+            return f"{int(ms // length)}{unit}"
+    return f"{ms:g}ms"
