@@ -1,0 +1,88 @@
+"""The arena's books for tests and tools. (The frontend uses arena.h itself.)"""
+
+from arena cimport (
+    ARENA_NONE,
+    Arena as Books,
+    ArenaClass,
+    ArenaRange,
+    arena_class_of,
+    arena_init,
+    arena_lease,
+    arena_next_period,
+    arena_offset,
+    arena_release,
+    arena_trim_begin,
+    arena_trim_end,
+)
+
+
+cdef class Arena:
+    """Books of an arena that may commit `limit_bytes`, with slots of up to `largest` bytes.
+
+    No memory stands behind it: slots are numbers, offsets are what they would be in a segment.
+    """
+
+    cdef Books books
+
+    def __cinit__(self, unsigned long long limit_bytes, unsigned long long largest):
+        arena_init(&self.books, limit_bytes, largest)
+
+    def lease(self, unsigned long long size):
+        """Number of the lowest free slot that holds `size` bytes; None when the arena has none to give."""
+        cdef unsigned int slot = arena_lease(&self.books, size)
+        return None if slot == ARENA_NONE else slot
+
+    def release(self, unsigned int slot):
+        """Gives a slot back. ValueError when it is not leased."""
+        if not arena_release(&self.books, slot):
+            raise ValueError(f"slot {slot} is not leased")
+
+    def place(self, unsigned int slot):
+        """(offset from the start of the arena, capacity) of a slot, in bytes."""
+        if slot >= self.books.slot_count:
+            raise ValueError(f"slot {slot} is not below {self.books.slot_count}")
+        return arena_offset(&self.books, slot), arena_class_of(&self.books, slot).stride
+
+    def trim(self, unsigned int index, keep=None):
+        """Begins to trim class `index`, down to `keep` warm slots or by what the last periods needed: (offset, length)."""
+        cdef ArenaClass *k = self._class(index)
+        cdef unsigned int warm = arena_next_period(k) if keep is None else keep
+        cdef ArenaRange found = arena_trim_begin(&self.books, k, warm)
+        return found.offset, found.length
+
+    def trimmed(self, unsigned int index):
+        """The pages of class `index` are gone: its trimming slots can be leased again."""
+        arena_trim_end(self._class(index))
+
+    cdef ArenaClass *_class(self, unsigned int index) except NULL:
+        if index >= self.books.class_count:
+            raise ValueError(f"class {index} is not below {self.books.class_count}")
+        return &self.books.classes[index]
+
+    @property
+    def bytes(self):
+        return self.books.bytes
+
+    @property
+    def committed_bytes(self):
+        return self.books.committed_bytes
+
+    @property
+    def exhausted(self):
+        return self.books.exhausted
+
+    @property
+    def classes(self):
+        """One dict a class: stride, offset, first, count, leased, warm, trimming, free."""
+        found = []
+        cdef ArenaClass *k
+        for index in range(self.books.class_count):
+            k = &self.books.classes[index]
+            free = 0
+            for word in range(64):
+                free += int(k.free_words[word]).bit_count()
+            found.append({
+                "offset": k.offset, "stride": k.stride, "first": k.first, "count": k.count,
+                "leased": k.leased, "warm": k.warm, "trimming": k.trimming, "free": free,
+            })
+        return found
