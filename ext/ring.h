@@ -66,8 +66,9 @@ static inline int ring_pop(RingEnd *end, void *entry) {
     return 1;
 }
 
+/* Whether ring_pop would take nothing. So it says of a spoilt tail too: the consumer would never sleep again. */
 static inline int ring_is_empty(const RingEnd *end) {
-    return end->cursor == end->seen && load_acquire(&end->header->tail) == end->cursor;
+    return end->cursor == end->seen && load_acquire(&end->header->tail) - end->cursor - 1 >= RING_ENTRIES;
 }
 
 /* The waker's half: after publishing, by ring_push or otherwise. 1 when the sleeper sleeps (or is about to) and it is the

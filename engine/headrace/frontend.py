@@ -1,0 +1,209 @@
+"""A frontend process: `python -m headrace.frontend FD`, FD being its end of the control channel.
+
+Everything that happens for each request is in headrace._frontend; here is what happens once, or a few times a second:
+the listening sockets, the supervisor's messages, deadlines, and pages that go back to the kernel.
+"""
+
+import asyncio
+import functools
+import gc
+import os
+import signal
+import socket
+import sys
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import uvloop
+
+from headrace import errors, log, processes
+from headrace._frontend import INFERENCE, MANAGEMENT, Exchange
+from headrace._frontend import Frontend as DataPath
+from headrace._memory import largest_slot
+from headrace.config import Config
+from headrace.control import AsyncChannel, Message
+
+SWEEP_S = 0.25  # deadlines are enforced this exactly
+TRIM_EVERY = 8  # sweeps; pages go back after they were not needed for two such periods
+
+_SURFACES = {"inference": INFERENCE, "management": MANAGEMENT}
+_CODES = {
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "payload_too_large",
+    503: "overloaded",
+    504: "deadline_exceeded",
+}
+
+
+def render_error(status: int, text: str) -> bytes:
+    """The JSON body of an error that the frontend answers by itself."""
+    code = "model_not_found" if text.startswith("Model not found") else _CODES.get(status)
+    kind = errors.TYPES[code or ("bad_request" if status < 500 else "internal")]
+    return errors.body(status, kind, text)
+
+
+class Frontend:
+    """The process's control side."""
+
+    def __init__(self, channel: AsyncChannel, message: Message, fds: list[int]) -> None:
+        self.channel = channel
+        self.config = Config.from_dict(message["config"])
+        self.index: int = message["frontend"]
+        self.single_port: bool = message["single_port"]
+        self.log = log.get(f"frontend-{self.index}")
+        self.loop = asyncio.get_running_loop()
+        board_fd, segment_fd, self.eventfd, *listeners = fds
+        config = self.config
+        self.path = DataPath(
+            self.loop,
+            board_fd,
+            segment_fd,
+            self.eventfd,
+            config.arena_bytes,
+            largest_slot(config.max_request_bytes, config.max_response_bytes),
+            {
+                "max_request": config.max_request_bytes,
+                "max_response": config.max_response_bytes,
+                "max_connections": config.max_connections,
+                "retries": config.retries,
+                "header_timeout_ms": config.header_timeout_ms,
+                "body_timeout_ms": config.body_timeout_ms,
+                "idle_timeout_ms": config.idle_timeout_ms,
+                "write_timeout_ms": config.write_timeout_ms,
+                "spin_us": config.spin_us,
+            },
+            render_error,
+            self.ask,
+        )
+        os.close(board_fd)  # mapped; the segment's stays open for hole punching
+        self.listeners = list(zip(message["listeners"], listeners, strict=True))
+        self.servers: list[asyncio.Server] = []
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.sweeps = 0
+        self.trimming = False
+
+    async def run(self) -> None:
+        """Serves until the supervisor goes away."""
+        self.loop.add_reader(self.eventfd, self.path.wake)
+        for name, fd in self.listeners:
+            surfaces = INFERENCE | MANAGEMENT if self.single_port else _SURFACES[name]
+            listener = socket.socket(fileno=fd)
+            listener.setblocking(False)
+            protocol = functools.partial(self.path.protocol, surfaces)
+            self.servers.append(await self.loop.create_server(protocol, sock=listener))
+        self.sweep()
+        self.channel.send({"op": "ready"})
+        await self.channel.serve(self.hear)
+
+    def sweep(self) -> None:
+        self.loop.call_later(SWEEP_S, self.sweep)
+        self.path.sweep()
+        self.sweeps += 1
+        if self.sweeps % TRIM_EVERY == 0 and not self.trimming:
+            ranges = self.path.trim_begin()
+            if ranges:
+                self.trimming = True
+                punched = self.loop.run_in_executor(None, self.path.punch, ranges)
+                punched.add_done_callback(lambda _: self.trimmed(ranges))
+
+    def trimmed(self, ranges: list[tuple[int, int, int]]) -> None:
+        self.path.trim_end(ranges)
+        self.trimming = False
+
+    def hear(self, message: Message, fds: list[int]) -> None:
+        """Acts on one message of the supervisor's."""
+        op = message["op"]
+        if op == "worker":
+            (self.path.worker_up if message["up"] else self.path.worker_down)(message["worker"])
+        elif op == "route":
+            self.path.set_route(
+                message["name"],
+                message["model"],
+                message["workers"],
+                message["queue"],
+                message["timeout_ms"],
+                message["default"],
+            )
+        elif op == "unroute":
+            self.path.remove_route(message["name"])
+        elif op == "health":
+            self.path.set_health(message["status"], message["text"])
+        elif op == "stats":
+            self.channel.reply(message, stats=self.path.stats())
+            return
+        elif op == "drain":
+            self.spawn(self.drain(message))
+            return
+        else:
+            raise ValueError(f"unknown control message {op!r}")
+        if "id" in message:
+            self.channel.reply(message)
+
+    def spawn(self, work: Any) -> None:
+        task = self.loop.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def drain(self, message: Message) -> None:
+        """Accepts nothing more, answers what is in, then says so."""
+        for server in self.servers:
+            server.close()
+        self.path.drain_connections()
+        while self.path.unanswered():
+            await asyncio.sleep(0.01)
+        self.channel.reply(message)
+
+    def ask(
+        self, exchange: Exchange, method: str, path: str, query: str, content_type: str, body: bytes, surfaces: int
+    ) -> None:
+        """Passes a management request on to the supervisor, which answers in its own time."""
+        message = {
+            "op": "manage",
+            "method": method,
+            "path": unquote_to_bytes(path.encode("latin-1")).decode("utf-8", "replace"),
+            "query": query,
+            "content_type": content_type,
+            "body": body.decode("latin-1"),
+            "port": "management" if surfaces & MANAGEMENT else "inference",
+        }
+        self.spawn(self.pass_on(exchange, message))
+
+    async def pass_on(self, exchange: Exchange, message: Message) -> None:
+        try:
+            reply = await self.channel.call(message)
+        except (errors.HeadraceError, ConnectionError) as exc:
+            body = render_error(503, f"the supervisor gave no answer: {exc}")
+            self.path.answer(exchange, 503, body, "application/json", {})
+            return
+        body = reply["body"].encode("utf-8", "surrogatepass")
+        self.path.answer(exchange, reply["status"], body, reply["content_type"], reply.get("headers") or {})
+
+
+async def _main(control_fd: int) -> None:
+    channel = AsyncChannel(control_fd)
+    try:
+        message, fds = await channel.receive()
+    except EOFError:
+        return
+    log.configure(message["config"]["log_level"], message["config"]["log_format"], f"frontend-{message['frontend']}")
+    processes.die_with_parent(message["supervisor"])
+    processes.set_title(f"frontend {message['frontend']}")
+    frontend = Frontend(channel, message, fds)
+    # What lives now lives for ever, and requests make no cycles: young collections find nothing, old ones cost time.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 100)
+    await frontend.run()
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's ^C reaches the whole group; the supervisor decides
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    loop.run_until_complete(_main(int(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""The listening sockets: bound by the supervisor, inherited by every frontend, one for each port."""
+
+import errno
+import socket
+
+from headrace.config import Config
+from headrace.errors import ConfigError
+
+BACKLOG = 4096  # the kernel lowers it to net.core.somaxconn
+
+
+def listen(config: Config) -> dict[str, socket.socket]:
+    """`inference` and, unless one port serves both, `management`. Raises ConfigError that says what is in the way."""
+    listeners = {"inference": _bind(config.host, config.port, "HEADRACE_PORT")}
+    if not config.single_port:
+        try:
+            listeners["management"] = _bind(config.host, config.management_port, "HEADRACE_MANAGEMENT_PORT")
+        except ConfigError:
+            listeners["inference"].close()
+            raise
+    return listeners
+
+
+def url(listener: socket.socket) -> str:
+    """The http URL of the address that it is really bound to."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
+
+
+def _bind(host: str, port: int, variable: str) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise ConfigError(f"HEADRACE_HOST={host} cannot be resolved: {error.strerror}") from None
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(_explain(error, host, port, variable)) from None
+    return listener
+
+
+def _explain(error: OSError, host: str, port: int, variable: str) -> str:
+    where = f"{host}:{port}"
+    if error.errno == errno.EADDRINUSE:
+        return f"address {where} is in use: end what listens there, or set {variable} to another port"
+    if error.errno == errno.EACCES:
+        return f"address {where} may not be bound by this user: set {variable} to a port from 1024 up"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"address {where} is not of this machine: set HEADRACE_HOST to one that is, or to 0.0.0.0 for all"
+    return f"address {where} cannot be bound ({variable}): {error.strerror}"

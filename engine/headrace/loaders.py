@@ -1,0 +1,206 @@
+"""From a model directory to something that answers requests.
+
+Entry points, in the order they are tried:
+1. the handler named when the model was registered, or by an MMS manifest (`MAR-INF/MANIFEST.json`);
+2. native: a `model.py` whose text mentions headrace;
+3. the server's default handler (`default_service_handler`, SAGEMAKER_HANDLER);
+4. any other `model.py`: its headrace.Model may come from a module of the model's own.
+
+A `model.py` alone proves nothing: many a PyTorch model keeps its network in one, to be served by a default handler.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+from headrace.errors import ModelError, OutOfMemory
+from headrace.handler import HandlerName, HandlerServable, load_handler
+from headrace.mms.context import Context
+from headrace.model import Model
+from headrace.model_settings import ModelSettings
+from headrace.namespace import Canary, Isolation, Namespace, OwnProcess
+from headrace.native import NativeServable
+from headrace.request import Request
+
+MANIFEST = Path("MAR-INF", "MANIFEST.json")
+
+
+class Servable(Protocol):
+    """A loaded model."""
+
+    name: str
+    max_batch_size: int  # most requests in a call of run()
+    max_batch_delay_ns: int  # how long the first of them may wait for company
+
+    def run(self, requests: list[Request], /) -> None:
+        """Answers every one of the requests, exactly once."""
+
+    def decode(self, request: Request, /) -> Any:
+        """request.array()"""
+
+    def unload(self) -> Canary:
+        """Forgets the model. The memory is free after a garbage collection; the canary says whether all of it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a model is to be loaded.
+
+    max_batch_size, max_batch_delay_ms: for native models that do not say (None: for handlers, as Multi Model Server has
+    it, 1); batch_size, batch_delay_ms: asked for at registration, beat what the model says.
+    """
+
+    name: str
+    isolation: str = "shared"  # or "process": the model has this process to itself
+    max_batch_size: int = 32
+    max_batch_delay_ms: float = 0.0
+    batch_size: int | None = None
+    batch_delay_ms: float | None = None
+    default_handler: str | None = None
+    decode_input: bool = True
+    gpu_id: int | None = None
+    max_request_bytes: int = 100 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What to load. handler: None for a native model. manifest: the archive's, when it has one."""
+
+    handler: HandlerName | None
+    manifest: Mapping[str, Any] | None
+
+
+def find_entry(directory: Path, handler: str | None, default_handler: str | None) -> Entry:
+    """Which entry point the directory has; runs no code of the model. ModelError names what was looked for."""
+    if not directory.is_dir():
+        raise ModelError(f"{directory} is not a directory")
+    manifest = read_manifest(directory)
+    named = handler or _manifest_handler(manifest)
+    if named:
+        return Entry(HandlerName.parse(named), manifest)
+    source = directory / "model.py"
+    is_there = source.is_file()
+    if is_there and b"headrace" in source.read_bytes():
+        return Entry(None, manifest)
+    if default_handler:
+        return Entry(HandlerName.parse(default_handler), manifest)
+    if is_there:
+        return Entry(None, manifest)
+    raise ModelError(
+        f"{directory} holds no model: looked for a handler in {MANIFEST}, for model.py with a headrace.Model, "
+        "and for a default handler in the server's settings"
+    )
+
+
+def read_manifest(directory: Path) -> dict[str, Any] | None:
+    """The MMS manifest of an unpacked archive; None without one. ModelError when it is not a JSON object."""
+    path = directory / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is not JSON: {error}") from None
+    if not isinstance(manifest, dict):
+        raise ModelError(f"{path} must be a JSON object, not {type(manifest).__name__}")
+    return manifest
+
+
+def load(directory: Path, handler: str | None, options: Options, namespace_index: int) -> Servable:
+    """Loads the model in *directory*. A load that fails leaves nothing behind.
+
+    handler: as registered, None to find the entry point; namespace_index: unique among this process's models.
+    Raises ModelError, whose detail is the traceback from the model's own first frame on, and OutOfMemory.
+    """
+    directory = Path(os.path.abspath(directory))
+    try:
+        entry = find_entry(directory, handler, options.default_handler)
+    except ModelError as problem:
+        raise ModelError(f"model {options.name}: {problem}") from None
+    isolation = _isolate(directory, entry, options, namespace_index)
+    error: BaseException
+    try:
+        return isolation.call(_load, directory, entry, options, isolation)
+    except ModelError as exc:
+        error = ModelError(f"model {options.name}: {exc}", exc.detail)
+    except MemoryError as exc:
+        error = OutOfMemory(f"model {options.name}: out of memory while loading" + (f": {exc}" if str(exc) else ""))
+        error.detail = isolation.traceback(exc)
+    except (Exception, SystemExit) as exc:
+        reason = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
+        reason = isolation.plain(reason)
+        error = ModelError(f"model {options.name}: load failed: {reason}", isolation.traceback(exc))
+    except BaseException as exc:
+        error = exc
+    # Out here no traceback keeps the model's frames, and with them its modules, alive.
+    isolation.close()
+    raise error
+
+
+def _isolate(directory: Path, entry: Entry, options: Options, namespace_index: int) -> Isolation:
+    paths = [directory, directory / "code"]
+    if entry.handler is not None and entry.handler.folder is not None:
+        paths.insert(0, directory / entry.handler.folder)
+    if options.isolation == "process":
+        return OwnProcess(directory, paths)
+    return Namespace(namespace_index, paths)
+
+
+def _load(directory: Path, entry: Entry, options: Options, isolation: Isolation) -> Servable:
+    if entry.handler is None:
+        return _load_native(directory, options, isolation)
+    size = options.batch_size or 1
+    context = Context(options.name, str(directory), entry.manifest, size, options.gpu_id)
+    function = load_handler(entry.handler, isolation, context, options.name)
+    delay_ns = round((options.batch_delay_ms or 0.0) * 1e6)
+    owns_process = options.isolation == "process"
+    return HandlerServable(
+        options.name, isolation, function, context, size, delay_ns, options.decode_input, owns_process
+    )
+
+
+def _load_native(directory: Path, options: Options, isolation: Isolation) -> Servable:
+    module = isolation.import_module("model")
+    cls = _only_model(module)
+    settings = ModelSettings.of(cls, directory)
+    model = cls()
+    model.load(directory)
+    servable = NativeServable(
+        options.name,
+        isolation,
+        model,
+        settings,
+        max_batch_size=options.batch_size or settings.max_batch_size or options.max_batch_size,
+        max_batch_delay_ms=_first(options.batch_delay_ms, settings.max_batch_delay_ms, options.max_batch_delay_ms),
+        max_request_bytes=options.max_request_bytes,
+    )
+    model.warm_up()
+    return servable
+
+
+def _only_model(module: ModuleType) -> type[Model]:
+    """The Model subclass that *module* is about: its own, else one that it imported; not a base of another."""
+    classes = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Model)]
+    own = [cls for cls in classes if cls.__module__ == module.__name__]
+    candidates = set(own or classes) - {Model}
+    leaves = [cls for cls in candidates if not any(other is not cls and issubclass(other, cls) for other in candidates)]
+    if len(leaves) == 1:
+        return leaves[0]
+    if not leaves:
+        raise ModelError(f"{module.__file__} defines no subclass of headrace.Model")
+    names = ", ".join(sorted(cls.__name__ for cls in leaves))
+    raise ModelError(f"{module.__file__} defines several models: {names}; keep one, or let one be a base of the other")
+
+
+def _manifest_handler(manifest: Mapping[str, Any] | None) -> str | None:
+    model = (manifest or {}).get("model")
+    handler = model.get("handler") if isinstance(model, dict) else None
+    return handler if isinstance(handler, str) and handler else None
+
+
+def _first(*values: float | None) -> float:
+    return next(value for value in values if value is not None)

@@ -1,0 +1,62 @@
+"""Media types by number, as in ext/layout.h, and the field lines of an answer."""
+
+from collections.abc import Iterable
+
+NONE = 0
+JSON = 1
+NPY = 2
+CSV = 3
+RAW = 4
+NPZ = 5
+TEXT = 6
+FORM = 7
+MULTIPART = 8
+ANY = 9
+OTHER = 10
+
+# The exact content types that a number stands for in an answer; any other goes out in a field line.
+EXACT: dict[str, int] = {
+    "application/json": JSON,
+    "application/x-npy": NPY,
+    "text/csv": CSV,
+    "application/octet-stream": RAW,
+    "application/x-npz": NPZ,
+    "text/plain": TEXT,
+}
+
+_TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")  # RFC 9110, 5.6.2
+_CONTROLS = {code: " " for code in (*range(0x20), 0x7F) if code != 0x09}
+
+
+def field_line(name: str, value: object) -> bytes:
+    """`name: value\\r\\n`. Line ends and other controls in the value become spaces; what latin-1 lacks becomes `?`.
+
+    ValueError for a name that is no token: it would change where the line begins or ends.
+    """
+    if not name or not _TOKEN.issuperset(name):
+        raise ValueError(f"header name {name!r} is not a token as RFC 9110 has it")
+    return f"{name}: {str(value).translate(_CONTROLS).strip()}\r\n".encode("latin-1", "replace")
+
+
+# Fields that frame the message or that the server owns; a model's own would contradict them.
+_OWNED = frozenset(
+    ["connection", "content-length", "date", "keep-alive", "server", "transfer-encoding", "x-request-id"],
+)
+
+
+def fields(content_type: str | None, headers: Iterable[tuple[str, object]]) -> tuple[int, bytes]:
+    """(kind, field lines) of an answer with this content type and these headers; a `content-type` among them counts.
+
+    None and no such header: MEDIA_NONE, no content type is sent. Headers that the server owns are left out.
+    """
+    lines = b""
+    for name, value in headers:
+        lowered = name.lower()
+        if lowered == "content-type":
+            content_type = str(value) if content_type is None else content_type
+        elif lowered not in _OWNED:
+            lines += field_line(name, value)
+    if content_type is None:
+        return NONE, lines
+    kind = EXACT.get(content_type, OTHER)
+    return kind, lines + field_line("content-type", content_type) if kind == OTHER else lines

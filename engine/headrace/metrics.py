@@ -1,0 +1,75 @@
+"""Prometheus exposition of what the frontends and the board count. Nothing here runs but when somebody scrapes.
+
+The counters themselves are plain words in the frontends' books and on the board (ext/layout.h), each written by one
+process; this turns them into text through prometheus_client. Names follow https://prometheus.io/docs/practices/naming/.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+# What a frontend's stats() gives: key -> (name, help). Counters end in _total, gauges do not.
+_FRONTEND = {
+    "connections": ("headrace_connections", "open connections"),
+    "accepted": ("headrace_accepted_connections_total", "connections accepted"),
+    "unanswered": ("headrace_unanswered_requests", "requests under way"),
+    "overloaded": ("headrace_overloaded_total", "requests refused because a queue or the arena was full"),
+    "invalid_completions": ("headrace_invalid_completions_total", "answers of workers that named no request under way"),
+    "slots_leased": ("headrace_slots_leased", "slots of the arena in use"),
+    "arena_committed_bytes": ("headrace_arena_committed_bytes", "bytes of the arena that have pages"),
+    "arena_exhausted": ("headrace_arena_exhausted_total", "times that no slot was free"),
+    "incomplete_bytes": ("headrace_arena_incomplete_bytes", "slots whose bodies are still arriving"),
+    "polls": ("headrace_frontend_polls_total", "looks at the completion rings"),
+    "parks": ("headrace_frontend_parks_total", "waits for completions that went to sleep"),
+}
+# What Board.page() gives for a worker.
+_WORKER = {
+    "requests": ("headrace_worker_requests_total", "requests taken"),
+    "batches": ("headrace_worker_batches_total", "batches run"),
+    "spins": ("headrace_worker_spins_total", "waits for requests that ended while spinning"),
+    "parks": ("headrace_worker_parks_total", "waits for requests that went to sleep"),
+    "bells": ("headrace_worker_bells_total", "system calls made to wake a frontend"),
+    "copied_bytes": ("headrace_worker_copied_bytes_total", "bytes of answers copied into slots"),
+    "held_slots": ("headrace_worker_held_slots_total", "answers sent while the model still held a view of the request"),
+}
+
+
+class _Collector:
+    def __init__(
+        self,
+        frontends: Mapping[int, Mapping[str, Any]],
+        workers: Mapping[int, Mapping[str, Any]],
+        models: Mapping[str, int],
+    ) -> None:
+        self.frontends, self.workers, self.models = frontends, workers, models
+
+    def collect(self) -> Iterable[Any]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        def family(name: str, help: str, label: str, samples: Mapping[str, float]) -> Any:
+            kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+            made = kind(name, help, labels=[label])
+            for value_of_label, value in samples.items():
+                made.add_metric([value_of_label], value)
+            return made
+
+        for sources, names, label in ((self.frontends, _FRONTEND, "frontend"), (self.workers, _WORKER, "worker")):
+            for key, (name, help) in names.items():
+                samples = {str(index): source[key] for index, source in sources.items()}
+                yield family(name, help, label, samples)
+        answers = CounterMetricFamily("headrace_answers_total", "answers sent", labels=["frontend", "status"])
+        for index, stats in self.frontends.items():
+            for status, count in stats["answers"].items():
+                answers.add_metric([str(index), status], count)
+        yield answers
+        yield family("headrace_models", "models by state", "state", self.models)
+
+
+def exposition(
+    frontends: Mapping[int, Mapping[str, Any]], workers: Mapping[int, Mapping[str, Any]], models: Mapping[str, int]
+) -> str:
+    """Text format 0.0.4 of frontends' stats(), workers' Board.page() and the number of models in each state."""
+    from prometheus_client import CollectorRegistry, generate_latest
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(frontends, workers, models))
+    return generate_latest(registry).decode()

@@ -1,0 +1,90 @@
+"""What a native model says about itself: attributes of its class, overridden by a `headrace.toml` in its directory."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headrace.errors import ModelError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+SETTINGS_FILE = "headrace.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """The attributes of headrace.Model as they hold for one model directory."""
+
+    max_batch_size: int | None
+    max_batch_delay_ms: float | None
+    dtype: Any
+    shape: tuple[int, ...] | None
+    isolation: str | None
+    replicas: int | None
+    retry_members: bool
+
+    @classmethod
+    def of(cls, model: type, directory: Path) -> "ModelSettings":
+        """Attributes of the class, overridden by the directory's file. ModelError names key and place of a bad one."""
+        found = {
+            key: _checked(key, getattr(model, key), f"class {model.__qualname__}", key == "dtype") for key in _CHECKS
+        }
+        return cls(**{**found, **read_settings(directory)})
+
+
+def read_settings(directory: Path) -> dict[str, Any]:
+    """What the directory's `headrace.toml` sets; {} without one. ModelError for a key or value that makes no sense.
+
+    Runs no code of the model, so that placement can ask before a worker is chosen.
+    """
+    path = directory / SETTINGS_FILE
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from None
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ModelError(f"{path} is not TOML: {error}") from None
+    for key in document:
+        if key not in _CHECKS:
+            raise ModelError(f"{path}: unknown key {key!r}; the keys are {', '.join(_CHECKS)}")
+    return {key: _checked(key, value, str(path), False) for key, value in document.items()}
+
+
+def _checked(key: str, value: Any, place: str, any_dtype: bool) -> Any:
+    wanted, is_right = _CHECKS[key]
+    if value is None and key not in ("dtype", "retry_members"):
+        return None
+    if not any_dtype and not is_right(value):
+        raise ModelError(f"{place}: {key} = {value!r} is wrong; it must be {wanted}")
+    return tuple(value) if key == "shape" else value
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_delay(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 60_000
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(_is_count(side) for side in value)
+
+
+_CHECKS: dict[str, tuple[str, Any]] = {
+    "max_batch_size": ("an integer from 1 up", _is_count),
+    "max_batch_delay_ms": ("a number from 0 to 60000", _is_delay),
+    "dtype": ("the name of a numpy type, such as 'float32'", lambda value: isinstance(value, str)),
+    "shape": ("a list of integers from 1 up, such as [64]", _is_shape),
+    "isolation": ("'shared' or 'process'", lambda value: value in ("shared", "process")),
+    "replicas": ("an integer from 1 up", _is_count),
+    "retry_members": ("true or false", lambda value: isinstance(value, bool)),
+}

@@ -1,0 +1,211 @@
+"""The supervisor: starts everything, keeps it going, ends it. The control plane's top; it serves no request.
+
+    run() -- listeners, board, reaper
+          +- nursery ---- the template, which forks workers
+          +- frontends -- processes that speak HTTP
+          +- workers ---- processes that run models
+          +- deployment - models onto workers, routes to frontends   <-- management <-- "manage" messages of frontends
+
+Signals set events; run() alone acts on them. SIGTERM or SIGINT: accept no more, answer what was accepted, end with 0.
+A second one: end at once.
+"""
+
+import asyncio
+import os
+import signal
+from socket import socket
+
+from headrace import affinity, listeners, log, processes
+from headrace._memory import Board, create_board
+from headrace.children import Reaper, signal_name
+from headrace.config import Config, ModelSpec, Settings
+from headrace.control import Message
+from headrace.deployment import Deployment
+from headrace.errors import ConfigError, Exit, HeadraceError, ModelError
+from headrace.frontends import Frontend, Frontends
+from headrace.management import Management
+from headrace.nursery import Nursery
+from headrace.registry import Model, Registry
+from headrace.workers import Workers
+
+# SageMaker and Docker kill 30 s (10 s) after SIGTERM; what is accepted gets most of it.
+DRAIN_S = 25.0
+STOP_S = 3.0
+
+_log = log.get("supervisor")
+
+
+def run(settings: Settings) -> int:
+    """Serve until a signal says stop; returns the exit status (errors.Exit, or 128 + the signal when ended at once)."""
+    config = settings.config
+    processes.set_title("supervisor")
+    processes.keep_descriptors()
+    try:
+        sockets = listeners.listen(config)
+    except ConfigError as error:
+        _log.error("boot_failed", error=error)
+        return Exit.BOOT_FAILED
+    return asyncio.run(_serve(config, sockets))
+
+
+async def _serve(config: Config, sockets: dict[str, socket]) -> int:
+    supervisor = Supervisor(config, sockets)
+    try:
+        return await supervisor.run()
+    finally:
+        supervisor.close()
+
+
+class Supervisor:
+    def __init__(self, config: Config, sockets: dict[str, socket]) -> None:
+        processes.become_subreaper()
+        self._config = config
+        self._sockets = sockets
+        self._plan = affinity.plan(config.pin, config.workers, config.frontends)
+        self._stop = asyncio.Event()  # the first signal, or self._failure
+        self._stop_now = asyncio.Event()  # the second
+        self._signal = 0
+        self._failure = ""
+        self._is_started = False
+        self._health: Message = {}
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number)
+        self._reaper = Reaper()
+        self._board_fd = create_board()
+        board = Board(self._board_fd)
+        self._registry = Registry()
+        self._nursery = Nursery(config, self._board_fd, board, self._reaper)
+        self._frontends = Frontends(
+            config, self._board_fd, sockets, self._reaper, self._manage, self._snapshot, self._attach, self._fail
+        )
+        self._workers = Workers(
+            config, board, self._nursery, self._reaper, self._plan, self._frontends, self._tell_health, self._fail
+        )
+        self._deployment = Deployment(config, self._registry, self._workers, self._frontends)
+        self._workers.on_up, self._workers.on_down = self._deployment.restore, self._deployment.take_down
+        self._management = Management(config, self._registry, self._deployment)
+
+    async def run(self) -> int:
+        """Start, serve, drain; returns the exit status."""
+        start = asyncio.create_task(self._start())
+        stop = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({start, stop}, return_when=asyncio.FIRST_COMPLETED)
+        error = start.exception() if start.done() else None
+        if error is not None:
+            if not isinstance(error, HeadraceError):
+                raise error
+            _log.error("boot_failed", error=error, detail=error.detail)
+            await self._end_at_once()
+            return Exit.BOOT_FAILED
+        await stop
+        if self._failure:
+            _log.error("failed", error=self._failure)
+        else:
+            _log.info("draining", signal=signal_name(self._signal), at_most_s=DRAIN_S)
+        drain = asyncio.create_task(self._drain(start))
+        stop_now = asyncio.create_task(self._stop_now.wait())
+        await asyncio.wait({drain, stop_now}, return_when=asyncio.FIRST_COMPLETED)
+        if not drain.done():
+            _log.warning("stopped_at_once", signal=signal_name(self._signal))
+            await self._end_at_once()
+            return 128 + self._signal
+        drain.result()
+        _log.info("stopped")
+        return Exit.BOOT_FAILED if self._failure else Exit.OK
+
+    def close(self) -> None:
+        for listener in self._sockets.values():
+            listener.close()
+        self._reaper.close()
+        os.close(self._board_fd)
+
+    async def _start(self) -> None:
+        config = self._config
+        _log.info("listening", **{name: listeners.url(listener) for name, listener in self._sockets.items()})
+        self._health = self._health_now()
+        await asyncio.gather(self._nursery.start(), self._frontends.start(self._plan.frontends))
+        await self._workers.start_shared()
+        await self._load_startup_models()
+        self._is_started = True
+        self._tell_health()
+        _log.info(
+            "ready",
+            url=listeners.url(self._sockets["inference"]),
+            workers=len(self._workers.up()),
+            frontends=config.frontends,
+            models=[model.name for model in self._registry if model.is_routed],
+        )
+
+    async def _load_startup_models(self) -> None:
+        """Raises the reason when the only model fails; of several, those that fail are listed as failed."""
+        specs = self._config.models
+        models = [model for spec in specs if (model := self._register(spec, len(specs) == 1)) is not None]
+        loads = [self._deployment.load(model) for model in models]
+        for result in await asyncio.gather(*loads, return_exceptions=True):
+            if isinstance(result, BaseException) and (len(specs) == 1 or not isinstance(result, HeadraceError)):
+                raise result
+
+    def _register(self, spec: ModelSpec, is_only: bool) -> Model | None:
+        try:
+            model = self._management.register(spec.name, spec.path, spec.path, spec.handler, is_startup=True)
+        except ModelError as error:
+            if is_only:
+                raise
+            _log.error("model.failed", model=spec.name, error=error)
+            self._registry.register(spec.name, spec.path, spec.path, is_startup=True).fail(str(error))
+            return None
+        model.is_default = is_only  # serves /invocations
+        return model
+
+    async def _drain(self, start: "asyncio.Task[None]") -> None:
+        """Accept no more, have what was accepted answered, then end the processes: workers first."""
+        for listener in self._sockets.values():
+            listener.close()
+        if start.done():
+            await self._frontends.drain(DRAIN_S)
+        else:
+            start.cancel()
+        await self._workers.retire(list(self._workers.by_index.values()), STOP_S)
+        await self._frontends.stop(STOP_S)
+        self._nursery.close()
+
+    async def _end_at_once(self) -> None:
+        self._workers.abandon()
+        self._frontends.kill()
+        self._nursery.close()
+        await self._workers.retire(list(self._workers.by_index.values()), STOP_S)
+        await self._frontends.stop(STOP_S)
+
+    def _on_signal(self, number: int) -> None:
+        (self._stop_now if self._stop.is_set() else self._stop).set()
+        self._signal = number
+
+    def _fail(self, reason: str) -> None:
+        self._failure = reason
+        self._stop.set()
+
+    async def _manage(self, message: Message) -> dict[str, object]:
+        return await self._management.answer(message)
+
+    def _attach(self, frontend: Frontend) -> None:
+        self._workers.attach(frontend)
+
+    def _snapshot(self) -> list[Message]:
+        """All that a new frontend has to know."""
+        ups: list[Message] = [{"op": "worker", "worker": index, "up": True} for index in self._workers.up()]
+        return [*ups, *self._deployment.routes(), self._health]
+
+    def _health_now(self) -> Message:
+        """What /ping is to say: 200 from the end of the start on, in multi-model mode once a worker is up."""
+        is_started = self._is_started or (self._config.multi_model and not self._config.models)
+        shared = [worker.is_up for worker in self._workers.shared()]
+        if not any(shared) or not is_started:
+            return {"op": "health", "status": 503, "text": "Unhealthy"}
+        return {"op": "health", "status": 200, "text": "Healthy" if all(shared) else "Partial Healthy"}
+
+    def _tell_health(self) -> None:
+        health = self._health_now()
+        if health != self._health and not self._stop.is_set():
+            self._health = health
+            _log.info("health", status=health["status"], text=health["text"])
+            self._frontends.tell(health)

@@ -1,0 +1,173 @@
+"""A worker's main loop: batches out of the rings, through a model, and back. Control messages between batches.
+
+A worker is forked from the template (headrace.template) and never returns from `main`. The same code serves many models
+or one: which, is the supervisor's business.
+"""
+
+import ctypes
+import gc
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from headrace import errors, loaders, log, media
+from headrace._worker import Port, Request
+from headrace.config import Config
+from headrace.control import Channel, Message
+
+_UNANSWERED = errors.HeadraceError("the model did not answer the request")
+
+Reply = tuple[int, int, bytes, bytes]
+
+
+def render(exc: BaseException, request: Request) -> Reply:
+    """Arguments of Request.reply that answer with an error. Besides HeadraceErrors those that headrace._worker raises:
+    LookupError (model not here), OverflowError (answer too large), BufferError (no room for it), TimeoutError."""
+    if not isinstance(exc, errors.HeadraceError):
+        exc = _known(exc)
+    body = errors.body(exc.status, errors.TYPES.get(exc.code, "InternalServerException"), str(exc))
+    return exc.status, media.JSON, body, b"retry-after: 1\r\n" if exc.retryable else b""
+
+
+def _known(exc: BaseException) -> errors.HeadraceError:
+    if isinstance(exc, LookupError):
+        return errors.Overloaded("the model is not loaded here any more; try again")
+    if isinstance(exc, OverflowError):
+        return errors.OutOfMemory(f"the model's answer of {exc} bytes is larger than HEADRACE_MAX_RESPONSE allows")
+    if isinstance(exc, BufferError):
+        return errors.Overloaded("there is no room for the model's answer (HEADRACE_ARENA, HEADRACE_MAX_RESPONSE)")
+    if isinstance(exc, TimeoutError):
+        return errors.DeadlineExceeded("the request was not begun in time (HEADRACE_TIMEOUT)")
+    if isinstance(exc, MemoryError):
+        return errors.OutOfMemory("out of memory")
+    return errors.HeadraceError("internal error")
+
+
+class Worker:
+    """One worker process."""
+
+    def __init__(self, control_fd: int, board_fd: int, index: int, config: Config) -> None:
+        self.channel = Channel(control_fd)
+        self.config = config
+        self.port = Port(board_fd, index, render, config.max_response_bytes, config.spin_us)
+        self.log = log.get(f"worker-{index}")
+        self.supervisor = os.getppid()
+        self.models: dict[int, loaders.Servable] = {}
+        self.is_stopping = False
+
+    def run(self) -> None:
+        """Serves until the supervisor says stop, or is gone."""
+        self.channel.send({"op": "hello", "pid": os.getpid()})
+        while not self.is_stopping:
+            if self.port.control_waits():
+                self.hear()
+            elif not self.step() and os.getppid() != self.supervisor:
+                return
+
+    def step(self, heed_control: bool = True) -> bool:
+        """Runs one batch; False when there was none."""
+        batch = self.port.next_batch(heed_control)
+        if batch is None:
+            return False
+        servable, requests = batch
+        missing = _UNANSWERED
+        try:
+            servable.run(requests)
+        except BaseException as exc:  # models may raise anything, SystemExit included; none of it ends the worker
+            self.log.exception("model.broke", model=servable.name, requests=[request.id for request in requests])
+            if isinstance(exc, MemoryError):
+                missing = errors.OutOfMemory(f"model {servable.name} ran out of memory")
+        self.port.settle(requests, missing)
+        return True
+
+    def hear(self) -> None:
+        """Acts on all control messages that wait."""
+        while (received := self.channel.receive(0)) is not None:
+            message, fds = received
+            op = message["op"]
+            if op == "attach":
+                self.port.attach(message["frontend"], *fds)
+                os.close(fds[0])
+            elif op == "load":
+                self.load(message)
+            elif op == "unload":
+                self.unload(message)
+            elif op == "stop":
+                while self.step(heed_control=False):
+                    pass
+                self.is_stopping = True
+            else:
+                raise ValueError(f"unknown control message {op!r}")
+
+    def load(self, message: Message) -> None:
+        index, name = message["model"], message["name"]
+        self.port.loading(index)
+        try:
+            options = loaders.Options(name=name, **self.defaults(), **message["options"])
+            servable = loaders.load(Path(message["path"]), message["handler"], options, index)
+        except errors.HeadraceError as exc:
+            self.channel.send({"op": "reply", "id": message["id"], **errors.to_message(exc)})
+            gc.collect()
+            return
+        finally:
+            self.port.idle()
+        self.models[index] = servable
+        self.port.serve(index, servable)
+        gc.collect()
+        gc.freeze()  # a full collection over thousands of models takes tens of ms, over frozen ones none
+        self.channel.reply(message, info={"max_batch_size": servable.max_batch_size})
+
+    def defaults(self) -> dict[str, Any]:
+        config = self.config
+        return {
+            "max_batch_size": config.max_batch_size,
+            "max_batch_delay_ms": config.max_batch_delay_ms,
+            "max_request_bytes": config.max_request_bytes,
+        }
+
+    def unload(self, message: Message) -> None:
+        """Answers what waits for the model, then forgets it; after the reply its memory is the kernel's again."""
+        index = message["model"]
+        servable = self.models.pop(index, None)
+        if servable is not None:
+            while self.port.waiting(index):
+                self.step(heed_control=False)
+            self.port.withdraw(index)
+            name = servable.name
+            canary = servable.unload()
+            del servable
+            gc.unfreeze()
+            gc.collect()
+            gc.freeze()
+            _give_memory_back()
+            if not canary.is_gone():
+                self.log.warning(
+                    "model.lingers", model=name, why="something outside the model still refers to its module"
+                )
+        self.channel.reply(message)
+
+
+def _give_memory_back() -> None:
+    """Gives free memory of the C heap back to the kernel; glibc would keep it, other C libraries have no such call."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def main(control_fd: int, board_fd: int, index: int, config: Config) -> NoReturn:
+    """The forked child's whole life."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's ^C reaches the whole group; the supervisor decides
+    log.configure(config.log_level, config.log_format, f"worker-{index}")
+    code = errors.Exit.OK
+    try:
+        Worker(control_fd, board_fd, index, config).run()
+    except EOFError:
+        pass  # the supervisor is gone
+    except BaseException:
+        log.get(f"worker-{index}").exception("worker.broke")
+        code = errors.Exit.BOOT_FAILED
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,287 @@
+"""The workers as the supervisor sees them: forked, shown to the frontends, restarted when they die, retired.
+
+    fork -> hello -> attach (each frontend's segment) -> up (frontends may use the rings) -> its models are loaded
+    dead -> reaped -> down (frontends took its last completions and forgot the rings) -> page cleared -> fork ...
+
+Invariants
+1. A successor is forked only when every frontend has acknowledged that its predecessor is down.
+2. A worker that could not start at all fails whoever waits for it; one that had been up is tried again for ever, ever
+   more slowly, unless it says that it cannot boot and no other is up: then the server stops.
+"""
+
+import asyncio
+import contextlib
+import traceback
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from headrace import affinity, log, placement, processes
+from headrace._memory import WORKERS_MAX, Board
+from headrace.children import Backoff, BootFailed, Death, Reaper, guard, wait_for_death
+from headrace.config import Config
+from headrace.control import AsyncChannel, ChannelError, Message, close_descriptors
+from headrace.errors import HeadraceError, WorkerLost
+from headrace.frontends import Frontend, Frontends
+from headrace.nursery import Nursery
+
+HELLO_S = 10.0
+OOM_SCORE = 300  # above the supervisor's and the frontends', which cannot be replaced without loss
+
+_log = log.get("supervisor")
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """One index, and the process that has it now. owner: index of the model that has it to itself; 0: shared."""
+
+    index: int
+    cpus: tuple[int, ...] | None
+    threads: int
+    owner: int = 0
+    pid: int = 0
+    channel: AsyncChannel | None = None
+    death: "asyncio.Future[Death] | None" = None
+    is_up: bool = False
+    retired: asyncio.Event = field(default_factory=asyncio.Event)
+    keeper: "asyncio.Task[None] | None" = None
+
+    async def call(self, message: Message, timeout_s: float | None = None) -> Message:
+        """The reply to *message*. Raises the remote error, TimeoutError, and WorkerLost with how it ended."""
+        channel, death = self.channel, self.death
+        if not self.is_up or channel is None or death is None:
+            raise WorkerLost(f"worker {self.index} is not running")
+        try:
+            return await channel.call(message, timeout=timeout_s)
+        except ConnectionError:
+            raise WorkerDied(self.index, await wait_for_death(death)) from None
+
+    def retire(self) -> None:
+        """Have no successor; the process is to answer what is queued and end, one still starting once it is up."""
+        self.retired.set()
+        if self.is_up and self.channel is not None:
+            with contextlib.suppress(ConnectionError):  # it ends already
+                self.channel.send({"op": "stop"})
+
+
+class WorkerDied(WorkerLost):
+    """A worker ended during a call. death: how."""
+
+    def __init__(self, index: int, death: Death) -> None:
+        super().__init__(f"worker {index} {death}")
+        self.death = death
+
+
+class Workers:
+    """All workers by index: the shared ones first, dedicated ones where there is room.
+
+    on_up, on_down: awaited after a worker came up, or went down and was reaped; on_change: the number up has changed;
+    on_fatal: no worker can be started any more.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        board: Board,
+        nursery: Nursery,
+        reaper: Reaper,
+        plan: affinity.Plan,
+        frontends: Frontends,
+        on_change: Callable[[], None],
+        on_fatal: Callable[[str], None],
+    ) -> None:
+        self.by_index: dict[int, Worker] = {}
+        self.on_up: Callable[[Worker], Awaitable[None]] = _nothing
+        self.on_down: Callable[[Worker], Awaitable[None]] = _nothing
+        self._config = config
+        self._board = board
+        self._nursery = nursery
+        self._reaper = reaper
+        self._plan = plan
+        self._frontends = frontends
+        self._on_change = on_change
+        self._on_fatal = on_fatal
+        self._came_up = asyncio.Event()  # while any shared one is up
+
+    def shared(self) -> list[Worker]:
+        return [worker for worker in self.by_index.values() if not worker.owner]
+
+    def owned_by(self, model: int) -> list[Worker]:
+        return [worker for worker in self.by_index.values() if worker.owner == model]
+
+    def pages(self) -> dict[int, dict[str, Any]]:
+        """What each worker that is up says about itself on the board."""
+        return {index: self._board.page(index) for index in self.up()}
+
+    def up(self) -> list[int]:
+        return [worker.index for worker in self.by_index.values() if worker.is_up]
+
+    async def wait_for_shared(self, timeout_s: float) -> list[Worker]:
+        """The shared workers that are up, once there is one. Raises WorkerLost when none comes up in time."""
+        until_s = asyncio.get_running_loop().time() + timeout_s
+        while not (up := [worker for worker in self.shared() if worker.is_up]):
+            try:
+                await asyncio.wait_for(self._came_up.wait(), until_s - asyncio.get_running_loop().time())
+            except asyncio.TimeoutError:
+                raise WorkerLost(f"no worker has been running for {timeout_s:.0f} s; try again") from None
+        return up
+
+    async def start_shared(self) -> None:
+        """Start the shared workers and wait until they are up. Raises BootFailed."""
+        plan = self._plan
+        await asyncio.gather(
+            *(self._add(Worker(i, plan.workers[i], plan.threads[i])) for i in range(self._config.workers))
+        )
+
+    async def add_dedicated(self, model: int) -> Worker:
+        """A new worker for that model alone, up. Raises BootFailed, Overloaded."""
+        index = placement.free_index(self.by_index, self._config.workers, WORKERS_MAX)
+        worker = Worker(index, self._plan.dedicated, self._plan.dedicated_threads, owner=model)
+        await self._add(worker)
+        return worker
+
+    async def retire(self, workers: Sequence[Worker], timeout_s: float) -> None:
+        """End these workers for good: they answer what is queued, or are killed after *timeout_s*."""
+        for worker in workers:
+            worker.retire()
+        keepers = [worker.keeper for worker in workers if worker.keeper is not None]
+        if keepers:
+            _, late = await asyncio.wait(keepers, timeout=timeout_s)
+            if late:
+                self.kill([worker for worker in workers if worker.keeper in late])
+                await asyncio.wait(late)
+
+    def abandon(self) -> None:
+        """End all at once, with no successors."""
+        for worker in self.by_index.values():
+            worker.retired.set()
+        self.kill(list(self.by_index.values()))
+
+    def kill(self, workers: Sequence[Worker]) -> None:
+        """End these processes at once; unless they are retired, successors follow."""
+        for worker in workers:
+            self._reaper.kill(worker.pid)
+
+    def attach(self, frontend: Frontend) -> None:
+        """Show a new frontend to every worker."""
+        for worker in self.by_index.values():
+            if worker.is_up and worker.channel is not None:
+                self._send_attach(worker.channel, frontend)
+
+    async def _add(self, worker: Worker) -> None:
+        """Take the index; returns when the worker is up. Raises BootFailed, and then the index is free again."""
+        first = asyncio.get_running_loop().create_future()
+        self.by_index[worker.index] = worker
+        worker.keeper = asyncio.create_task(self._keep(worker, first))
+        guard(worker.keeper, self._on_fatal)
+        await first
+
+    async def _keep(self, worker: Worker, first: "asyncio.Future[None]") -> None:
+        """The succession of processes at one index."""
+        backoff, loop = Backoff(), asyncio.get_running_loop()
+        while not worker.retired.is_set():
+            born_s = loop.time()
+            try:
+                await self._bear(worker)
+            except (HeadraceError, OSError, EOFError) as error:
+                death = await self._bury(worker)
+                reason = f"worker {worker.index} could not start: {error}" + (f"; it {death}" if death else "")
+                if not first.done():
+                    first.set_exception(BootFailed(reason))
+                    break
+                _log.error("worker.not_started", worker=worker.index, reason=reason)
+            else:
+                if not first.done():
+                    first.set_result(None)
+                await self._live(worker)
+                death = await self._bury(worker)
+            if death is not None and death.is_boot_failure and not self.up():
+                self._on_fatal(f"worker {worker.index} {death} and no other is up")
+            pause_s = backoff.after(loop.time() - born_s)
+            if pause_s >= 1 and not worker.retired.is_set():
+                _log.warning("worker.paused", worker=worker.index, restart_in_ms=round(1000 * pause_s))
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(worker.retired.wait(), pause_s)
+        del self.by_index[worker.index]
+        if not first.done():
+            first.set_exception(BootFailed(f"worker {worker.index} was retired before it was up"))
+
+    async def _bear(self, worker: Worker) -> None:
+        """Fork a process, and make it known. Raises HeadraceError, OSError, EOFError when it does not get that far."""
+        worker.pid, channel = await self._nursery.fork(worker.index, worker.cpus, worker.threads)
+        worker.channel, worker.death = channel, self._reaper.watch(worker.pid)
+        try:
+            message, fds = await asyncio.wait_for(channel.receive(), HELLO_S)
+        except asyncio.TimeoutError:
+            raise TimeoutError(f"no hello for {HELLO_S} s") from None
+        close_descriptors(fds)
+        if message["op"] != "hello":
+            raise ChannelError(f"the first word was {message['op']!r} instead of hello")
+        processes.prefer_for_oom(worker.pid, OOM_SCORE)
+        for frontend in self._frontends.live.values():
+            self._send_attach(channel, frontend)
+        worker.is_up = True
+        if not worker.owner:
+            self._came_up.set()
+        _log.info("worker.up", worker=worker.index, pid=worker.pid, cpus=worker.cpus, threads=worker.threads)
+        await self._frontends.broadcast({"op": "worker", "worker": worker.index, "up": True})
+        self._on_change()
+
+    async def _live(self, worker: Worker) -> None:
+        """Until it is dead and reaped, and what began when it came up has come to its end."""
+        assert worker.channel is not None
+        assert worker.death is not None
+        if worker.retired.is_set():
+            worker.retire()
+        work = [asyncio.create_task(self._listen(worker, worker.channel)), asyncio.ensure_future(self.on_up(worker))]
+        await wait_for_death(worker.death)
+        worker.channel.close()  # its children may keep the other end open; calls must fail all the same
+        for result in await asyncio.gather(*work, return_exceptions=True):
+            if isinstance(result, BaseException):
+                detail = "".join(traceback.format_exception(result))
+                _log.error("worker.broke", worker=worker.index, error=result, detail=detail)
+
+    async def _bury(self, worker: Worker) -> Death | None:
+        """Kill what still lives, wait for it, and tell everybody."""
+        if worker.death is None:
+            return None
+        self._reaper.kill(worker.pid)
+        death = await wait_for_death(worker.death)
+        assert worker.channel is not None
+        worker.channel.close()
+        was_up, worker.is_up, worker.death, worker.channel = worker.is_up, False, None, None
+        if not any(other.is_up for other in self.shared()):
+            self._came_up.clear()
+        if was_up:
+            if worker.retired.is_set() and death.is_clean:
+                _log.info("worker.retired", worker=worker.index, pid=worker.pid)
+            else:
+                _log.error("worker.lost", worker=worker.index, **death.fields())
+            await self._frontends.broadcast({"op": "worker", "worker": worker.index, "up": False})
+        self._board.reset(worker.index)
+        if was_up:
+            await self.on_down(worker)
+            self._on_change()
+        return death
+
+    async def _listen(self, worker: Worker, channel: AsyncChannel) -> None:
+        """A worker has nothing to say but replies; one that breaks the protocol is ended."""
+        try:
+            await channel.serve(lambda message, fds: self._hear(worker, message, fds))
+        except ChannelError as error:
+            _log.error("worker.garbled", worker=worker.index, error=error)
+            self._reaper.kill(worker.pid)
+
+    def _hear(self, worker: Worker, message: Message, fds: list[int]) -> None:
+        close_descriptors(fds)
+        _log.error("control.unknown", worker=worker.index, op=message["op"])
+
+    def _send_attach(self, channel: AsyncChannel, frontend: Frontend) -> None:
+        try:
+            channel.send({"op": "attach", "frontend": frontend.index}, [frontend.segment, frontend.eventfd])
+        except ConnectionError:
+            pass  # it is dying, and its successor is shown all frontends
+
+
+async def _nothing(worker: Worker) -> None:
+    pass

@@ -1,0 +1,739 @@
+"""A worker's end of the shared memory: requests come out of submission rings, answers go into completion rings.
+
+    segment (one a frontend)
+      submission ring --take--> ModelQueue --next_batch--> [Request, ...] --model--> Request.reply --> completion ring
+
+Invariants
+1. A Request is answered exactly once; `Port.settle` answers what a batch left unanswered.
+2. Request bytes are mapped read-only: nothing in this process can change a body, so a redelivery gets it as it came.
+3. A slot that a model still holds a view of is not given back: its DONE says HELD, and a RELEASE follows the last view.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+
+import orjson
+
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from layout cimport (
+    BOARD_BYTES,
+    COMPLETE_DONE,
+    COMPLETE_HELD,
+    COMPLETE_NEED,
+    COMPLETE_RELEASE,
+    LAYOUT_MAGIC,
+    LAYOUT_VERSION,
+    MAX_FRONTENDS,
+    MAX_WORKERS,
+    RINGS_OFFSET,
+    SUBMIT_GRANT,
+    SUBMIT_RUN,
+    WORKER_IDLE,
+    WORKER_LOADING,
+    WORKER_RUNNING,
+    BoardHeader,
+    Completion,
+    Doorbell,
+    RingPair,
+    SegmentHeader,
+    Submission,
+    WorkerPage,
+    align64,
+)
+from response cimport REQUEST_ID_LENGTH, media_text, request_id_text
+from ring cimport (
+    RingEnd,
+    cpu_relax,
+    doorbell_must_ring,
+    doorbell_park,
+    doorbell_unpark,
+    load_acquire,
+    load_relaxed,
+    ring_attach,
+    ring_is_empty,
+    ring_pop,
+    ring_push,
+    store_relaxed,
+)
+from syscalls cimport eventfd_bump, file_bytes, futex_wait, map_shared, monotonic_ns, unmap_shared
+
+cdef enum:
+    PARK_NS = 1000000000  # a death wakes no futex waiter: look around once a second
+
+
+class Headers(Mapping):
+    """Field values by case-insensitive name. A name that came more than once has its values joined by ", " (RFC 9110, 5.3).
+
+    raw: list of (name as sent, value), in order.
+    """
+
+    __slots__ = ("_values", "raw")
+
+    def __init__(self, raw):
+        self.raw = raw
+        self._values = {}
+        for name, value in raw:
+            key = name.lower()
+            self._values[key] = f"{self._values[key]}, {value}" if key in self._values else value
+
+    def __getitem__(self, name):
+        return self._values[name.lower()]
+
+    def __iter__(self):
+        return iter(self._values)
+
+    def __len__(self):
+        return len(self._values)
+
+    def __repr__(self):
+        return f"Headers({self._values!r})"
+
+
+@cython.final
+cdef class Segment:
+    """One frontend's shared memory as a worker sees it: mapped twice, once read-only for what models get to see."""
+
+    cdef SegmentHeader *header
+    cdef uint8_t *base
+    cdef uint8_t *bodies
+    cdef uint64_t length
+    cdef RingEnd submit
+    cdef RingEnd complete
+    cdef int eventfd
+    cdef bint unrung  # completions were published since the frontend's doorbell was last looked at
+    cdef object backlog  # completions that found the ring full, oldest first
+
+    def __cinit__(self, int fd, int eventfd, unsigned int frontend, unsigned int worker):
+        cdef int64_t length = file_bytes(fd)
+        if length < <int64_t>sizeof(SegmentHeader):
+            raise ValueError(f"descriptor {fd} is no segment: {length} bytes")
+        self.length = length
+        self.eventfd = eventfd
+        self.base = <uint8_t *>map_shared(fd, self.length, True)
+        self.bodies = <uint8_t *>map_shared(fd, self.length, False)
+        if self.base is NULL or self.bodies is NULL:
+            raise OSError(f"mmap failed for a segment of {length} bytes")
+        self.header = <SegmentHeader *>self.base
+        if (self.header.magic != LAYOUT_MAGIC or self.header.version != LAYOUT_VERSION
+                or self.header.segment_bytes != self.length or self.header.frontend != frontend):
+            raise ValueError(f"not the segment of frontend {frontend}: the processes come from different builds")
+        cdef RingPair *pair = <RingPair *>(self.base + RINGS_OFFSET) + worker
+        ring_attach(&self.submit, &pair.submit, &pair.submissions[0], False)
+        ring_attach(&self.complete, &pair.complete, &pair.completions[0], True)
+        self.backlog = deque()
+
+    def __dealloc__(self):
+        if self.base is not NULL:
+            unmap_shared(self.base, self.length)
+        if self.bodies is not NULL:
+            unmap_shared(self.bodies, self.length)
+
+    cdef int push(self, Completion *completion) except -1:
+        """Publishes a completion; one that finds the ring full waits its turn, the worker does not."""
+        self.unrung = True
+        if self.backlog:
+            self.flush_backlog()
+        if self.backlog or not ring_push(&self.complete, completion):
+            self.backlog.append(PyBytes_FromStringAndSize(<char *>completion, sizeof(Completion)))
+        return 0
+
+    cdef int flush_backlog(self) except -1:
+        while self.backlog:
+            entry = self.backlog[0]
+            if not ring_push(&self.complete, PyBytes_AS_STRING(entry)):
+                return 0
+            self.backlog.popleft()
+            self.unrung = True
+        return 0
+
+
+@cython.final
+@cython.freelist(64)
+cdef class SlotBody:
+    """The body of one request where it lies: read-only memory that stays valid while anybody has a view of it."""
+
+    cdef Segment segment
+    cdef uint8_t *start
+    cdef Py_ssize_t length
+    cdef uint32_t exports
+    cdef bint held  # the answer went out while views were alive: the last one to go gives the slot back
+    cdef Completion release
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(view, self, self.start, self.length, True, flags)
+        self.exports += 1
+
+    def __releasebuffer__(self, Py_buffer *view):
+        self.exports -= 1
+        if self.exports == 0 and self.held:
+            self.held = False
+            self.segment.push(&self.release)
+
+
+@cython.final
+cdef class SlotRoom:
+    """Writable memory behind a request's body, where its answer may be made in place."""
+
+    cdef Segment segment
+    cdef Request request
+    cdef uint8_t *start
+    cdef Py_ssize_t length
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(view, self, self.start, self.length, False, flags)
+
+
+@cython.final
+@cython.freelist(256)
+cdef class Request:
+    """One request, on shared memory. See headrace.Request for what a model may use of it."""
+
+    cdef Port port
+    cdef Segment segment
+    cdef Submission entry
+    cdef SlotBody slot_body
+    cdef object view
+    cdef object parsed_headers
+    cdef bint answered
+    cdef bint published
+    cdef Completion answer
+    cdef readonly object servable
+
+    @property
+    def body(self):
+        """memoryview, read-only, of the body in shared memory; valid for as long as it is held."""
+        if self.view is None:
+            if self.slot_body is None:
+                self.slot_body = SlotBody.__new__(SlotBody)
+                self.slot_body.segment = self.segment
+                self.slot_body.start = self.segment.bodies + <uint64_t>self.entry.offset64 * 64
+                self.slot_body.length = self.entry.body_length
+            self.view = memoryview(self.slot_body)
+        return self.view
+
+    @property
+    def kind(self):
+        """MEDIA_* code of the body's content type."""
+        return self.entry.kind
+
+    @property
+    def accept_kind(self):
+        """MEDIA_* code of the content type that the client wants back."""
+        return self.entry.accept
+
+    @property
+    def content_type(self):
+        return self.headers.get("content-type", "")
+
+    @property
+    def accept(self):
+        return self.headers.get("accept", "")
+
+    @property
+    def id(self):
+        """The request's id, a UUID; the client finds it in the answer's x-request-id."""
+        cdef char text[REQUEST_ID_LENGTH]
+        request_id_text(self.segment.header.id_prefix, self.entry.request_id, text)
+        return (<bytes>text[:REQUEST_ID_LENGTH]).decode("ascii")
+
+    @property
+    def model_name(self):
+        return self.servable.name
+
+    @property
+    def attempt(self):
+        """Deliveries of this request to workers that died over it, before this one."""
+        return self.entry.attempt
+
+    @property
+    def arrival_ns(self):
+        return self.entry.arrival_ns
+
+    @property
+    def deadline_ns(self):
+        """CLOCK_MONOTONIC; nobody waits for an answer after it."""
+        return self.entry.deadline_ns
+
+    def time_left(self):
+        """Seconds until the deadline; negative when it has passed."""
+        return (<int64_t>self.entry.deadline_ns - <int64_t>monotonic_ns()) / 1e9
+
+    cdef bytes head(self):
+        cdef uint64_t start = (<uint64_t>self.entry.offset64 + self.entry.capacity64) * 64 - align64(self.entry.head_length)
+        return PyBytes_FromStringAndSize(<char *>self.segment.bodies + start, self.entry.head_length)
+
+    @property
+    def query(self):
+        """The target's query as sent, without the question mark."""
+        target = self.head().split(b" ", 2)[1]
+        return target.partition(b"?")[2].decode("latin-1")
+
+    @property
+    def headers(self):
+        if self.parsed_headers is None:
+            raw = []
+            for line in self.head().decode("latin-1").split("\r\n")[1:]:
+                if line:
+                    name, _, value = line.partition(":")
+                    raw.append((name, value.strip(" \t")))
+            self.parsed_headers = Headers(raw)
+        return self.parsed_headers
+
+    def json(self):
+        """The body as JSON. orjson.JSONDecodeError (a ValueError) when it is none."""
+        return orjson.loads(self.body)
+
+    def array(self):
+        """The body as an array, by its content type and the model's dtype and shape."""
+        return self.servable.decode(self)
+
+    cdef uint64_t room_start(self):
+        return align64(self.entry.body_length)
+
+    cdef uint64_t room_end(self):
+        return <uint64_t>self.entry.capacity64 * 64 - align64(self.entry.head_length)
+
+    def response_buffer(self, Py_ssize_t length):
+        """Writable memory of `length` bytes in the request's slot, to make the answer in place; None when it has no room."""
+        if length < 0 or self.room_start() + <uint64_t>length > self.room_end():
+            return None
+        cdef SlotRoom room = SlotRoom.__new__(SlotRoom)
+        room.segment = self.segment
+        room.request = self
+        room.start = self.segment.base + <uint64_t>self.entry.offset64 * 64 + self.room_start()
+        room.length = length
+        return memoryview(room)
+
+    def reply(self, unsigned int status, unsigned int kind, body, bytes fields=b""):
+        """Answers. body: any contiguous buffer; one that lies in the request's slot is sent from there.
+
+        kind: MEDIA_* code of the content type. fields: further field lines, each `name: value\\r\\n`.
+        RuntimeError when the request has been answered before.
+        """
+        if self.answered:
+            raise RuntimeError(f"request {self.id} has been answered before")
+        cdef Py_buffer view
+        PyObject_GetBuffer(body, &view, PyBUF_SIMPLE)
+        cdef uint64_t length = <uint64_t>view.len
+        cdef uint64_t slot = <uint64_t>self.entry.offset64 * 64
+        cdef uint64_t capacity = <uint64_t>self.entry.capacity64 * 64
+        cdef uint8_t *data = <uint8_t *>view.buf
+        cdef uint64_t fields_length = <uint64_t>len(fields)
+        cdef uint64_t fields_at, body_at, end
+        cdef Completion *answer = &self.answer
+        try:
+            if length > self.port.max_response:
+                status, kind, body, fields = self.port.render(OverflowError(length), self)
+                PyBuffer_Release(&view)
+                PyObject_GetBuffer(body, &view, PyBUF_SIMPLE)
+                length = <uint64_t>view.len
+                data = <uint8_t *>view.buf
+                fields_length = <uint64_t>len(fields)
+            memset(answer, 0, sizeof(Completion))
+            answer.request_id = self.entry.request_id
+            answer.started_ns = self.port.started_ns
+            answer.slot = self.entry.slot
+            answer.generation = self.entry.generation
+            answer.status = status
+            answer.kind = kind
+            answer.batch_rows = self.port.batch_rows
+            answer.body_length = <uint32_t>length
+            answer.fields_length = <uint32_t>fields_length
+            body_at = capacity
+            if data >= self.segment.bodies + slot and data + length <= self.segment.bodies + slot + capacity:
+                body_at = data - (self.segment.bodies + slot)
+            elif data >= self.segment.base + slot and data + length <= self.segment.base + slot + capacity:
+                body_at = data - (self.segment.base + slot)
+            if body_at < capacity:
+                # Made where it lies, the fields go behind it, or behind the body where it is the body itself.
+                fields_at = align64(body_at + length)
+                if fields_at < self.room_start():
+                    fields_at = self.room_start()
+                end = fields_at + fields_length
+            else:
+                fields_at = self.room_start()
+                body_at = align64(fields_at + fields_length)
+                end = body_at + length
+            if end > self.room_end():
+                self.answered = True
+                self.port.ask_for_room(self, body, fields)
+                return
+            memcpy(self.segment.base + slot + fields_at, PyBytes_AS_STRING(fields), fields_length)
+            if data != self.segment.base + slot + body_at and data != self.segment.bodies + slot + body_at:
+                memcpy(self.segment.base + slot + body_at, data, length)
+                self.port.page.copied_bytes += length
+            answer.offset = <uint32_t>fields_at
+            answer.body_offset = <uint32_t>body_at
+            self.answered = True
+        finally:
+            PyBuffer_Release(&view)
+        self.finish()
+
+    def fail(self, exc):
+        """Answers with the error that `exc` stands for."""
+        self.reply(*self.port.render(exc, self))
+
+    cdef int finish(self) except -1:
+        """Publishes the answer now, or at the end of the batch when somebody still has a view on the body."""
+        self.view = None
+        if self.slot_body is None or self.slot_body.exports == 0:
+            self.publish()
+        else:
+            self.port.deferred.append(self)
+        return 0
+
+    cdef int publish(self) except -1:
+        self.answer.op = COMPLETE_DONE
+        self.answer.finished_ns = monotonic_ns()
+        if self.slot_body is not None and self.slot_body.exports != 0:
+            self.answer.flags |= COMPLETE_HELD
+            memset(&self.slot_body.release, 0, sizeof(Completion))
+            self.slot_body.release.op = COMPLETE_RELEASE
+            self.slot_body.release.request_id = self.entry.request_id
+            self.slot_body.release.slot = self.entry.slot
+            self.slot_body.release.generation = self.entry.generation
+            self.slot_body.held = True
+            self.port.page.held_slots += 1
+        self.published = True
+        self.segment.push(&self.answer)
+        return 0
+
+
+@cython.final
+cdef class ModelQueue:
+    """Requests that wait for one model, oldest first."""
+
+    cdef object servable
+    cdef object waiting
+    cdef uint32_t model
+    cdef Py_ssize_t most  # members of a batch
+    cdef uint64_t delay_ns  # how long the oldest waits for company
+
+
+@cython.final
+cdef class Port:
+    """All that a worker exchanges with the frontends.
+
+    render: (exception, request) -> the arguments of Request.reply that answer it.
+    spin_us: longest spin before the worker sleeps; it spins only while requests come that densely.
+    """
+
+    cdef WorkerPage *page
+    cdef void *board
+    cdef readonly unsigned int index
+    cdef object render
+    cdef uint64_t max_response
+    cdef uint64_t spin_ns
+    cdef uint64_t gap_ns  # from the beginning of a wait to the arrival that ended it: moving mean of late, at most a few spins
+    cdef uint64_t waiting_from_ns  # beginning of the last wait; 0 once its gap is known
+    cdef uint64_t control_seen
+    cdef uint64_t started_ns
+    cdef uint32_t batch_rows
+    cdef list segments
+    cdef RingEnd *submits[MAX_FRONTENDS]
+    cdef int submit_count
+    cdef dict queues
+    cdef list deferred
+    cdef dict in_need  # (frontend's slot, generation) by request id and segment -> (Request, body, fields)
+
+    def __cinit__(self, int board_fd, unsigned int index, object render, unsigned long long max_response, unsigned int spin_us):
+        if index >= MAX_WORKERS:
+            raise ValueError(f"worker {index} is not below {MAX_WORKERS}")
+        if file_bytes(board_fd) != <int64_t>BOARD_BYTES:
+            raise ValueError(f"descriptor {board_fd} is no board of this build")
+        self.board = map_shared(board_fd, BOARD_BYTES, True)
+        if self.board is NULL:
+            raise OSError("mmap failed for the board")
+        cdef BoardHeader *header = <BoardHeader *>self.board
+        if header.magic != LAYOUT_MAGIC or header.version != LAYOUT_VERSION:
+            raise ValueError("not a board of this build: the processes come from different builds")
+        self.page = <WorkerPage *>(<uint8_t *>self.board + sizeof(BoardHeader)) + index
+        self.index = index
+        self.render = render
+        self.max_response = max_response
+        self.spin_ns = <uint64_t>spin_us * 1000
+        self.gap_ns = 8 * self.spin_ns
+        self.segments = [None] * MAX_FRONTENDS
+        self.queues = {}
+        self.deferred = []
+        self.in_need = {}
+
+    def __dealloc__(self):
+        if self.board is not NULL:
+            unmap_shared(self.board, BOARD_BYTES)
+
+    def attach(self, unsigned int frontend, int segment_fd, int eventfd):
+        """Maps a frontend's segment, in place of the one that an earlier frontend of that number had."""
+        if frontend >= MAX_FRONTENDS:
+            raise ValueError(f"frontend {frontend} is not below {MAX_FRONTENDS}")
+        self.segments[frontend] = Segment(segment_fd, eventfd, frontend, self.index)
+        self.in_need = {key: need for key, need in self.in_need.items() if (<Request>need[0]).segment in self.segments}
+        cdef Segment segment
+        self.submit_count = 0
+        for found in self.segments:
+            if found is not None:
+                segment = found
+                self.submits[self.submit_count] = &segment.submit
+                self.submit_count += 1
+
+    def serve(self, unsigned int model, servable):
+        """From now on requests for `model` are batched for `servable` (name, max_batch_size, max_batch_delay_ns)."""
+        cdef ModelQueue queue = ModelQueue.__new__(ModelQueue)
+        queue.servable = servable
+        queue.waiting = deque()
+        queue.model = model
+        queue.most = servable.max_batch_size
+        queue.delay_ns = servable.max_batch_delay_ns
+        self.queues[model] = queue
+
+    def withdraw(self, unsigned int model):
+        """Stops to serve `model`. Returns the requests that still wait for it."""
+        cdef ModelQueue queue = self.queues.pop(model)
+        return list(queue.waiting)
+
+    def waiting(self, unsigned int model):
+        """Number of requests that wait for `model`, after a look into the rings."""
+        self.take()
+        return len((<ModelQueue>self.queues[model]).waiting)
+
+    cdef int take(self) except -1:
+        """Moves all submissions into the queues of their models."""
+        cdef Segment segment
+        cdef Submission entry
+        for found in self.segments:
+            if found is None:
+                continue
+            segment = found
+            if segment.backlog:
+                segment.flush_backlog()
+            while ring_pop(&segment.submit, &entry):
+                self.accept(segment, &entry)
+        return 0
+
+    cdef int accept(self, Segment segment, Submission *entry) except -1:
+        cdef uint64_t capacity = <uint64_t>entry.capacity64 * 64
+        if <uint64_t>entry.offset64 * 64 + capacity > segment.length:
+            raise ValueError("a submission names a slot outside its segment")
+        if entry.op == SUBMIT_GRANT:
+            self.use_room(segment, entry)
+            return 0
+        if entry.op != SUBMIT_RUN or align64(entry.body_length) + align64(entry.head_length) > capacity:
+            raise ValueError("a submission names more bytes than its slot has")
+        cdef Request request = Request.__new__(Request)
+        request.port = self
+        request.segment = segment
+        request.entry = entry[0]
+        self.page.requests += 1
+        if self.waiting_from_ns:
+            self.learn_gap(entry.arrival_ns)
+        found = self.queues.get(entry.model)
+        if found is None:
+            request.fail(LookupError(entry.model))
+            self.ring(segment)
+            return 0
+        request.servable = (<ModelQueue>found).servable
+        (<ModelQueue>found).waiting.append(request)
+        return 0
+
+    def control_waits(self):
+        """Whether control messages came since this was last asked. Read them all after a yes."""
+        cdef uint64_t sent = load_acquire(&self.page.control_sent)
+        if sent == self.control_seen:
+            return False
+        self.control_seen = sent
+        return True
+
+    def next_batch(self, bint heed_control=True):
+        """(servable, [Request, ...]) of the model whose oldest request is the oldest; None when control messages wait, or
+        when nothing came for a second. Sleeps meanwhile.
+
+        heed_control=False: only what is in the queues now, whatever control messages wait.
+        """
+        cdef ModelQueue queue
+        cdef ModelQueue best
+        cdef uint64_t now, arrival, oldest, due, next_due
+        cdef list batch
+        cdef Request head
+        while True:
+            self.take()
+            if heed_control and load_acquire(&self.page.control_sent) != self.control_seen:
+                return None
+            best = None
+            oldest = next_due = ~<uint64_t>0
+            now = 0
+            for queue in self.queues.values():
+                if not queue.waiting:
+                    continue
+                head = queue.waiting[0]
+                arrival = head.entry.arrival_ns
+                if queue.delay_ns and <Py_ssize_t>len(queue.waiting) < queue.most:
+                    if now == 0:
+                        now = monotonic_ns()
+                    due = arrival + queue.delay_ns
+                    if now < due:
+                        next_due = min(next_due, due)
+                        continue
+                if arrival < oldest:
+                    best, oldest = queue, arrival
+            if best is not None:
+                self.started_ns = monotonic_ns()
+                batch = []
+                while best.waiting and <Py_ssize_t>len(batch) < best.most:
+                    head = best.waiting.popleft()
+                    if head.entry.deadline_ns < self.started_ns:
+                        head.fail(TimeoutError())
+                        self.ring(head.segment)
+                    else:
+                        batch.append(head)
+                if not batch:
+                    continue
+                self.page.batches += 1
+                self.batch_rows = <uint32_t>len(batch)
+                self.enter(WORKER_RUNNING, best.model)
+                return best.servable, batch
+            if not heed_control and next_due == ~<uint64_t>0:
+                return None
+            if not self.wait(next_due):
+                return None
+
+    cdef int enter(self, uint64_t state, uint64_t model) except -1:
+        """Says on the board what this loop does, and since when."""
+        store_relaxed(&self.page.state_model, model)
+        store_relaxed(&self.page.state_since_ns, self.started_ns)
+        store_relaxed(&self.page.state, state)
+        store_relaxed(&self.page.turns, self.page.turns + 1)
+        return 0
+
+    def loading(self, unsigned int model):
+        """Says on the board that a model is being loaded."""
+        self.started_ns = monotonic_ns()
+        self.enter(WORKER_LOADING, model)
+
+    def idle(self):
+        self.started_ns = monotonic_ns()
+        self.enter(WORKER_IDLE, 0)
+
+    def settle(self, list batch, object missing):
+        """Ends a batch: answers with `missing` whoever was left without an answer, publishes what waited, wakes frontends."""
+        cdef Request request
+        for request in batch:
+            if not request.answered:
+                request.fail(missing)
+        if self.deferred:
+            for request in self.deferred:
+                request.publish()
+            self.deferred.clear()
+        for found in self.segments:
+            if found is not None and (<Segment>found).unrung:
+                self.ring(found)
+
+    cdef int ring(self, Segment segment) except -1:
+        segment.unrung = False
+        if doorbell_must_ring(&segment.header.bell):
+            self.page.bells += 1
+            eventfd_bump(segment.eventfd)
+        return 0
+
+    cdef int ask_for_room(self, Request request, object body, bytes fields) except -1:
+        """The answer does not fit into the slot: keep it here and ask the frontend for a larger one."""
+        cdef Completion need
+        memset(&need, 0, sizeof(need))
+        need.op = COMPLETE_NEED
+        need.request_id = request.entry.request_id
+        need.slot = request.entry.slot
+        need.generation = request.entry.generation
+        need.fields_length = request.answer.fields_length
+        need.body_length = request.answer.body_length
+        request.view = None
+        self.in_need[id(request.segment), request.entry.request_id] = (request, body, fields)
+        request.segment.push(&need)
+        return 0
+
+    cdef int use_room(self, Segment segment, Submission *grant) except -1:
+        """The frontend granted a slot for an answer that waited, or refused one (capacity 0)."""
+        found = self.in_need.pop((id(segment), grant.request_id), None)
+        if found is None:
+            return 0
+        cdef Request request = found[0]
+        cdef object body = found[1]
+        cdef bytes fields = found[2]
+        found = None
+        cdef uint64_t base = <uint64_t>grant.offset64 * 64
+        cdef uint64_t body_at = align64(<uint64_t>len(fields))
+        cdef Py_buffer view
+        cdef Completion *answer = &request.answer
+        if grant.capacity64 == 0:
+            body = fields = None
+            request.answered = False
+            request.fail(BufferError())
+            self.ring(segment)
+            return 0
+        PyObject_GetBuffer(body, &view, PyBUF_SIMPLE)
+        try:
+            if body_at + <uint64_t>view.len > <uint64_t>grant.capacity64 * 64:
+                raise ValueError("a granted slot is smaller than what was asked for")
+            memcpy(segment.base + base, PyBytes_AS_STRING(fields), len(fields))
+            memcpy(segment.base + base + body_at, view.buf, view.len)
+            self.page.copied_bytes += <uint64_t>view.len
+        finally:
+            PyBuffer_Release(&view)
+        body = None
+        answer.slot = grant.slot
+        answer.generation = grant.generation
+        answer.offset = 0
+        answer.body_offset = <uint32_t>body_at
+        request.publish()
+        self.ring(segment)
+        return 0
+
+    cdef int learn_gap(self, uint64_t arrival_ns) except -1:
+        """Takes note how long after the beginning of a wait the next request came; how late we woke up is no matter."""
+        cdef uint64_t gap = arrival_ns - self.waiting_from_ns if arrival_ns > self.waiting_from_ns else 0
+        self.gap_ns = (3 * self.gap_ns + min(gap, 8 * self.spin_ns)) / 4
+        self.waiting_from_ns = 0
+        return 0
+
+    cdef bint is_quiet(self) noexcept nogil:
+        """Nothing to take, nothing to hear."""
+        cdef int i
+        for i in range(self.submit_count):
+            if not ring_is_empty(self.submits[i]):
+                return False
+        return load_acquire(&self.page.control_sent) == self.control_seen
+
+    cdef bint wait(self, uint64_t due_ns) except -1:
+        """Spins, then sleeps, until there is news or `due_ns` comes. False after a second without either.
+
+        A sleep and wake-up across cores costs some 50 us, a spin 0.2 us, so while requests come densely the worker spins for
+        up to spin_us; when they do not, it sleeps at once.
+        """
+        cdef uint64_t start = monotonic_ns()
+        cdef uint64_t now = start
+        cdef uint64_t limit = start + (self.spin_ns if self.gap_ns <= self.spin_ns else 0)
+        cdef bint quiet = True
+        self.started_ns = self.waiting_from_ns = start
+        self.enter(WORKER_IDLE, 0)
+        with nogil:
+            while quiet and now < limit and now < due_ns:
+                quiet = self.is_quiet()
+                cpu_relax()
+                now = monotonic_ns()
+            if not quiet:
+                self.page.spins += 1
+            elif now < due_ns:
+                self.page.parks += 1
+                doorbell_park(&self.page.bell)
+                quiet = self.is_quiet()
+                if quiet:
+                    futex_wait(&self.page.bell.parked, 1, min(<uint64_t>PARK_NS, due_ns - now))
+                doorbell_unpark(&self.page.bell)
+                quiet = self.is_quiet()
+                now = monotonic_ns()
+        PyErr_CheckSignals()
+        return not quiet or now >= due_ns
