@@ -61,6 +61,10 @@ types: $(VENV)/.installed-test
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m bench.overhead $(ARGS)
 
+digits: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[train]'
+	$(BIN)/python -m headrace.digits.train
+
 bench-micro: $(VENV)/.installed-test
 	$(BIN)/python -m pytest bench/micro --benchmark-enable --benchmark-only $(ARGS)
 

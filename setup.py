@@ -1,7 +1,8 @@
 """Builds the extensions; everything else about the project is in pyproject.toml.
 
 HEADRACE_BUILD chooses how: `release` (default), `debug` (-O0, assertions, HEADRACE_DEBUG invariants, bounds checks) or
-`sanitize` (debug with AddressSanitizer and UndefinedBehaviorSanitizer; run with `LD_PRELOAD=$(gcc -print-file-name=libasan.so)`).
+`sanitize` (debug with AddressSanitizer and UndefinedBehaviorSanitizer; to be run with
+`LD_PRELOAD=$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0`).
 """
 
 import os

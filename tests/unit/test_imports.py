@@ -14,7 +14,7 @@ EXT = ROOT / "ext"
 MODEL_LIBRARIES = "numpy scipy pandas sklearn torch tensorflow xgboost joblib"
 SIDES = {
     "roots": (
-        "errors log units machine parsers config metrics affinity control media processes",
+        "errors log units machine parsers config metrics affinity control media model_settings processes",
         "roots",
         MODEL_LIBRARIES,
     ),
@@ -24,7 +24,11 @@ SIDES = {
         "roots worker",
         "asyncio uvloop",
     ),
-    "supervisor": ("supervisor children registry placement budget", "roots supervisor", MODEL_LIBRARIES),
+    "supervisor": (
+        "supervisor children deployment listeners management nursery frontends workers registry placement artifact",
+        "roots supervisor",
+        MODEL_LIBRARIES,
+    ),
     "commands": ("cli __main__ startup_models settings_table", "roots supervisor commands", MODEL_LIBRARIES),
     "package": ("__init__", "roots worker", f"{MODEL_LIBRARIES} asyncio uvloop"),
 }

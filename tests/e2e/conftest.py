@@ -1,0 +1,211 @@
+"""A real server for tests that ask for one: `headrace serve` on free ports, stopped and checked for what it leaves."""
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+WATCHDOG_S = 60.0  # a broken server fails a test; nothing waits for luck
+
+
+def wait_until(condition: Callable[[], Any], what: str) -> Any:
+    """The first true value of `condition`, polled; fails the test when the watchdog barks."""
+    end = time.monotonic() + WATCHDOG_S
+    while not (value := condition()):
+        assert time.monotonic() < end, f"watchdog: {what}"
+        time.sleep(0.005)
+    return value
+
+
+class Answer:
+    """One answer, read to its end."""
+
+    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.status, self.headers, self.body = status, headers, body
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Server:
+    """`headrace serve ARGUMENTS` in a process group of its own."""
+
+    def __init__(self, *arguments: str, **environment: str) -> None:
+        env = {key: value for key, value in os.environ.items() if not key.startswith(("HEADRACE_", "SAGEMAKER_"))}
+        env |= {"HEADRACE_PORT": "0", "HEADRACE_MANAGEMENT_PORT": "0", "PYTHONFAULTHANDLER": "1", **environment}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "headrace", "serve", *arguments],
+            env=env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        self.lines: list[str] = []
+        self.sockets: list[socket.socket] = []
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+        self.port = self.management_port = 0
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        with self.process.stderr as stream:
+            for line in stream:
+                self.lines.append(line.decode("utf-8", "replace").rstrip("\n"))
+
+    @property
+    def log(self) -> str:
+        return "\n".join(self.lines)
+
+    def ready(self) -> "Server":
+        """Waits until the server says that it is."""
+        wait_until(lambda: self.find(r" ready ") or self.process.poll() is not None, f"not ready:\n{self.log}")
+        assert self.process.poll() is None, self.log
+        self.port = int(self.find(r" inference=http://\S*?:(\d+)").group(1))
+        management = self.find(r" management=http://\S*?:(\d+)")
+        self.management_port = int(management.group(1)) if management else self.port
+        return self
+
+    def find(self, pattern: str) -> Any:
+        return re.search(pattern, self.log)
+
+    def request(
+        self, method: str, path: str, body: bytes | None = None, management: bool = False, **headers: str
+    ) -> Answer:
+        """One request on a connection of its own."""
+        port = self.management_port if management else self.port
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WATCHDOG_S)
+        try:
+            connection.request(method, path, body, {key.replace("_", "-"): value for key, value in headers.items()})
+            response = connection.getresponse()
+            fields = {key.lower(): value for key, value in response.getheaders()}
+            return Answer(response.status, fields, response.read())
+        finally:
+            connection.close()
+
+    def post(self, path: str, body: bytes, **headers: str) -> Answer:
+        return self.request("POST", path, body, **({"content_type": "application/json"} | headers))
+
+    def manage(self, method: str, path: str, document: Any = None) -> Answer:
+        body = None if document is None else json.dumps(document).encode()
+        headers = {} if document is None else {"content_type": "application/json"}
+        return self.request(method, path, body, management=True, **headers)
+
+    def connect(self) -> socket.socket:
+        sock = socket.create_connection(("127.0.0.1", self.port), timeout=WATCHDOG_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sockets.append(sock)
+        return sock
+
+    def metric(self, name: str) -> float:
+        """A metric of /metrics, all its labels together."""
+        text = self.request("GET", "/metrics", management=True).body.decode()
+        found = re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
+        assert found, f"no metric {name} in:\n{text}"
+        return sum(map(float, found))
+
+    def family(self) -> list[psutil.Process]:
+        """The supervisor and all its descendants."""
+        root = psutil.Process(self.process.pid)
+        return [root, *root.children(recursive=True)]
+
+    def named(self, word: str) -> list[psutil.Process]:
+        """Processes of the family with `word` in their title, such as "worker"."""
+        found = []
+        for process in self.family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if word in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
+
+    def stop(self) -> int:
+        """SIGTERM, then the exit status; fails when any process stays behind."""
+        for sock in self.sockets:
+            sock.close()
+        family = self.family() if self.process.poll() is None else []
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        status = self.process.wait(WATCHDOG_S)
+        wait_until(
+            lambda: not any(map(_is_alive, family)), f"left behind: {list(filter(_is_alive, family))}\n{self.log}"
+        )
+        self.reader.join(WATCHDOG_S)
+        return status
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(WATCHDOG_S)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+Serve = Callable[..., Server]
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[Serve]:
+    """Gives serve("NAME=PATH", ..., HEADRACE_X="...") -> a Server that is ready; all must stop cleanly at the end."""
+    servers: list[Server] = []
+
+    def start(*arguments: str, **environment: str) -> Server:
+        server = Server(*arguments, **environment)
+        servers.append(server)
+        return server.ready()
+
+    try:
+        yield start
+        statuses = [server.stop() for server in servers]
+    except BaseException:
+        for server in servers:
+            server.kill()
+            print(server.log)
+        raise
+    broken = [line for server in servers for line in server.lines if ".broke" in line or line.startswith("Traceback")]
+    assert statuses == [0] * len(servers), "\n".join(server.log for server in servers)
+    assert not broken, "\n".join(broken)
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    with serving() as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def serve_module() -> Iterator[Serve]:
+    """As `serve`, for servers that the tests of a module share."""
+    with serving() as start:
+        yield start
+
+
+def write_model(directory: Path, source: str, **files: str) -> str:
+    """Writes a native model's model.py, and gives `NAME=PATH` as the command line takes it."""
+    directory.mkdir(parents=True)
+    (directory / "model.py").write_text(source)
+    for name, text in files.items():
+        (directory / name).write_text(text)
+    return f"{directory.name}={directory}"
+
+
+@pytest.fixture
+def model_dir(tmp_path: Path) -> Callable[[str, str], str]:
+    """model_dir(NAME, SOURCE) -> `NAME=PATH` of a new native model."""
+    return lambda name, source: write_model(tmp_path / name, source)
