@@ -1,8 +1,8 @@
 """Request bodies to arrays and arrays to answers: JSON, CSV, npy and raw numbers.
 
-RowBuffer is where a batch is formed: the rows of several requests are decoded into it, one after the other, and the model gets the whole as one
-array. The view_* functions copy nothing: their arrays lie in the body, and keep it alive. The *_into functions write into memory
-that is there already (a slot), the encode_* functions make bytes.
+RowBuffer is where a batch is formed: the rows of several requests are decoded into it, one after the other, and the model gets
+the whole as one array. The view_* functions copy nothing: their arrays lie in the body, and keep it alive. The *_into functions
+write into memory that is there already (a slot), the encode_* functions make bytes.
 
 numpy is used through Python only, so that building needs none of its headers.
 """
@@ -94,7 +94,7 @@ class ShapeMismatch(ValueError):
     """Rows of another shape than those that are there already."""
 
 
-#: Bodies and arrays of more bytes than this are worked on without the GIL. Below, taking it back may cost more than it gives.
+#: Bodies and arrays of more bytes than this are worked on without the GIL. Below, taking it back may cost more than it gains.
 cdef size_t GIL_BYTES = 65536
 #: A batch buffer keeps no more than this from one batch to the next.
 cdef size_t KEEP_BYTES = 4 << 20
@@ -109,7 +109,7 @@ cdef object _frombuffer = np.frombuffer
 
 
 def _powers_of_ten():
-    """Yields (k, upper, lower): the upper 128 bits of 10^k in two words, cut off, for every power that numbers.h asks for."""
+    """Yields (k, upper, lower): the upper 128 bits of 10^k in two words, cut off; for every power that numbers.h asks for."""
     for k in range(POWER_MIN, POWER_MAX + 1):
         if k >= 0:
             bits = 10**k
@@ -142,7 +142,7 @@ cdef class Block:
 cdef class RowBuffer:
     """Rows of one dtype and shape, from any number of bodies, in one C-ordered array.
 
-    dtype: float32, float64 or an integer of at most 64 bits except uint64. max_bytes: the most that the rows may take together.
+    dtype: float32, float64 or an integer, except uint64. max_bytes: the most that the rows may take together.
     An append that raises leaves the rows as they were. Not for use by two threads at once.
     """
 
@@ -198,14 +198,15 @@ cdef class RowBuffer:
         self.levels = -1
 
     def append_json(self, body):
-        """Decodes {"instances": rows}, {"inputs": rows}, {"data": numbers, "shape": sizes}, one V2 tensor in "inputs", or bare rows.
+        """Decodes {"instances": rows}, {"inputs": rows}, {"data": numbers, "shape": sizes}, a V2 tensor in "inputs", bare rows.
 
-        Returns the number of rows added. Raises DecodeError (NotNumbers, BufferFull) with the path or byte offset of the fault, ShapeMismatch.
+        Returns the number of rows added. Raises DecodeError (NotNumbers, BufferFull) with the path or byte offset of the
+        fault, and ShapeMismatch.
         """
         return self._append_text(body, True, False)
 
     def append_csv(self, body, bint header=False):
-        """Decodes lines of numbers, a row each, of shape (columns,). header: a first line that is not all numbers is skipped."""
+        """Decodes lines of numbers into rows of shape (columns,). header: a first line that is not all numbers is skipped."""
         return self._append_text(body, False, header)
 
     def append_npy(self, body):
@@ -213,7 +214,7 @@ cdef class RowBuffer:
         return self.append_array(view_npy(body))
 
     def append_array(self, array):
-        """Copies an array of shape (rows, *trailing). Floats take any real number, integers whole numbers in their range."""
+        """Copies an array of shape (rows, *trailing). Floats take real numbers, integers only integers in their range."""
         cdef Decoder d
         cdef Py_buffer view
         cdef size_t length
@@ -234,7 +235,8 @@ cdef class RowBuffer:
         try:
             length = view.len
             if length > self.store.limit - self.store.used:
-                raise BufferFull(f"rows of {length} bytes do not fit the {self.store.limit} bytes that a batch of this model may hold")
+                limit = self.store.limit
+                raise BufferFull(f"rows of {length} bytes do not fit the {limit} bytes that a batch of this model may hold")
             if length > self.store.capacity - self.store.used:
                 d.status = rows_grow(&self.store, self.store.used, self.store.used + length, 0)
                 self._settle()
@@ -306,7 +308,7 @@ cdef class RowBuffer:
         return 0
 
     cdef _commit(self, Decoder *d, size_t length):
-        """Takes in what was decoded behind the rows: d.shape[0] rows, `length` bytes. No row says nothing of the shape of rows."""
+        """Takes in what lies decoded behind the rows: d.shape[0] rows, `length` bytes. No row says nothing of their shape."""
         cdef size_t added = d.shape[0]
         if added == 0:
             return 0
@@ -364,8 +366,8 @@ cdef int _raise(int status, const char *text) except -1:
 def view_npy(body):
     """The array of an npy body (versions 1 to 3, either order, either endianness), as a view: read-only if the body is.
 
-    Raises DecodeError for another format, a length that does not match, and for dtypes that are not plain: objects, which would need
-    pickle, and structures.
+    Raises DecodeError for another format, a length that does not match, and for dtypes that are not plain: objects, which
+    would need pickle, and structures.
     """
     cdef NpyHead head
     cdef Py_buffer view
@@ -400,7 +402,7 @@ cdef _npy_dtype(bytes descr):
     text = descr.decode("ascii", "replace")
     kind = text.lstrip("<>|=")[:1]
     if kind == "O":
-        raise DecodeError(f"npy: object arrays (dtype {text!r}) would need pickle, which runs what the sender likes; send numbers")
+        raise DecodeError(f"npy: object arrays ({text!r}) would need pickle, which runs what the sender likes; send numbers")
     if kind == "V":
         raise DecodeError(f"npy: structured and void dtypes ({text!r}) are refused; send one plain array")
     dtype = None
@@ -417,7 +419,7 @@ cdef _npy_dtype(bytes descr):
 
 
 def view_raw(body, dtype, trailing_shape):
-    """The body's bytes as rows of shape trailing_shape: a view of shape (rows, *trailing_shape), read-only if the body is."""
+    """The body's bytes as rows: a view of shape (rows, *trailing_shape), read-only if the body is."""
     dtype = np.dtype(dtype)
     if dtype.hasobject or dtype.kind == "V":
         raise ValueError(f"raw bodies hold numbers, not {dtype}")
@@ -432,7 +434,8 @@ def view_raw(body, dtype, trailing_shape):
         raise ValueError(f"rows of shape {tuple(trailing_shape)} have no bytes")
     rows, rest = divmod(length, row_bytes)
     if rest:
-        raise DecodeError(f"{length} bytes are no whole number of rows: one of shape {tuple(trailing_shape)} and {dtype} takes {row_bytes}")
+        row = f"one of shape {tuple(trailing_shape)} and {dtype} takes {row_bytes}"
+        raise DecodeError(f"{length} bytes are no whole number of rows: {row}")
     if rows == 0:
         return np.empty((0, *trailing_shape), dtype)
     return _frombuffer(body, dtype).reshape((rows, *trailing_shape))
@@ -464,7 +467,7 @@ def encode_npy(array):
 
 
 def npy_into(array, out):
-    """Writes an npy body into `out`. Returns its length, or -length when `out` is shorter than that (and was not touched)."""
+    """Writes an npy body into `out`. Returns its length, or -length when `out` is shorter (and was not touched)."""
     head, array = _npy_parts(array)
     cdef Py_buffer view
     cdef bytes text = head
@@ -577,7 +580,7 @@ cdef _finished_bytes(Text *t, PyObject **made):
 
 
 def encode_json(array, key="predictions"):
-    """{"predictions": nested lists} as bytes; key None: the bare lists. NaN and infinities become null, floats the shortest text."""
+    """{"predictions": nested lists}; key None: the bare lists. NaN and infinities become null, floats the shortest text."""
     cdef Py_buffer view
     cdef int kind = _text_view(array, &view)
     cdef Text t
@@ -612,7 +615,7 @@ def json_into(array, out, key="predictions"):
 
 
 def encode_csv(array):
-    """Lines of numbers: one row a line, dimensions past the second laid side by side; nan, inf and -inf as numpy writes them."""
+    """One row a line, dimensions past the second laid side by side; nan, inf and -inf as numpy writes them."""
     cdef Py_buffer view
     cdef int kind = _text_view(array, &view)
     cdef Text t

@@ -1,7 +1,7 @@
 /* Numbers out of CSV (RFC 4180): one row a line, fields parted by commas, plain or in quotes, lines ended by LF or CRLF.
  *
- * More lenient than JSON where files in the wild are: blanks around a field, "+1", ".5", "5.", and for floats nan, inf and infinity in
- * any case. Blank lines are skipped. Every line must have as many fields as the first one.
+ * More lenient than JSON where files in the wild are: blanks around a field, "+1", ".5", "5.", and for floats nan, inf and
+ * infinity in any case. Blank lines are skipped. Every line must have as many fields as the first one.
  */
 #ifndef HEADRACE_CSV_ROWS_H
 #define HEADRACE_CSV_ROWS_H
@@ -14,14 +14,17 @@ typedef struct {
     uint64_t line, column; /* from 1: the line as an editor counts it, the field in it */
 } CsvPlace;
 
-static inline bool csv_ends_field(const uint8_t *p, const uint8_t *end) { return p >= end || *p == ',' || *p == '\n' || *p == '\r'; }
+static inline bool csv_ends_field(const uint8_t *p, const uint8_t *end) {
+    return p >= end || *p == ',' || *p == '\n' || *p == '\r';
+}
 
 static inline const uint8_t *csv_blank(const uint8_t *p, const uint8_t *end) {
     while (p < end && (*p == ' ' || *p == '\t')) p++;
     return p;
 }
 
-/* nan, inf or infinity with an optional sign: returns the place behind it and the value's sign and nature in *number; NULL when it is none. */
+/* nan, inf or infinity with an optional sign: returns the place behind it and the value's sign and nature in *number; NULL
+ * when it is none. */
 static const uint8_t *csv_special(const uint8_t *p, const uint8_t *end, double *value) {
     const bool negative = p < end && *p == '-';
     if (p < end && (*p == '-' || *p == '+')) p++;
@@ -48,15 +51,18 @@ static void csv_excerpt(const uint8_t *p, const uint8_t *end, char *out, size_t 
     out[n] = 0;
 }
 
-static __attribute__((noinline)) const uint8_t *csv_fault(Decoder *d, CsvPlace at, const uint8_t *field, const char *what) {
+COLD const uint8_t *csv_fault(Decoder *d, CsvPlace at, const uint8_t *field, const char *what) {
     char text[48];
     csv_excerpt(field, d->end, text, sizeof text);
-    if (!*text) return decoder_fault(d, ROWS_UNDECODABLE, "line %llu, column %llu is empty; a number is expected", (unsigned long long)at.line, (unsigned long long)at.column);
-    return decoder_fault(d, ROWS_UNDECODABLE, "line %llu, column %llu is %s, %s", (unsigned long long)at.line, (unsigned long long)at.column, text, what);
+    if (!*text)
+        return decoder_fault(d, ROWS_UNDECODABLE, "line %llu, column %llu is empty; a number is expected",
+                             (unsigned long long)at.line, (unsigned long long)at.column);
+    return decoder_fault(d, ROWS_UNDECODABLE, "line %llu, column %llu is %s, %s", (unsigned long long)at.line,
+                         (unsigned long long)at.column, text, what);
 }
 
 /* One field at p; returns the place of the comma or line end behind it. */
-static inline __attribute__((always_inline)) const uint8_t *csv_field(Decoder *d, const uint8_t *p, CsvPlace at, const int kind) {
+HOT const uint8_t *csv_field(Decoder *d, const uint8_t *p, CsvPlace at, const int kind) {
     const uint8_t *const end = d->end;
     const uint8_t *const field = p = csv_blank(p, end);
     const bool quoted = p < end && *p == '"';
@@ -102,7 +108,7 @@ static bool csv_is_header(const uint8_t *p, const uint8_t *end) {
     }
 }
 
-static inline __attribute__((always_inline)) int csv_decode_of(Decoder *d, const bool header, const int kind) {
+HOT int csv_decode_of(Decoder *d, const bool header, const int kind) {
     const uint8_t *p = d->start, *const end = d->end;
     CsvPlace at = {1, 1};
     uint64_t rows = 0, columns = 0;
@@ -129,8 +135,9 @@ static inline __attribute__((always_inline)) int csv_decode_of(Decoder *d, const
         }
         if (rows == 0) columns = at.column;
         if (at.column != columns) {
-            decoder_fault(d, ROWS_UNDECODABLE, "line %llu has %llu field%s where the first has %llu", (unsigned long long)at.line,
-                          (unsigned long long)at.column, at.column == 1 ? "" : "s", (unsigned long long)columns);
+            decoder_fault(d, ROWS_UNDECODABLE, "line %llu has %llu field%s where the first has %llu",
+                          (unsigned long long)at.line, (unsigned long long)at.column, at.column == 1 ? "" : "s",
+                          (unsigned long long)columns);
             return d->status;
         }
         rows++;
@@ -148,7 +155,8 @@ static inline __attribute__((always_inline)) int csv_decode_of(Decoder *d, const
     return ROWS_OK;
 }
 
-/* Decodes a whole body into rows x columns. header: a first line that holds anything but numbers is skipped. Returns ROWS_*. */
+/* Decodes a whole body into rows x columns. header: a first line that holds anything but numbers is skipped. Returns ROWS_*.
+ */
 static inline int csv_decode(Decoder *d, bool header) {
     switch (d->kind) {
     case KIND_FLOAT32: return csv_decode_of(d, header, KIND_FLOAT32);

@@ -5,8 +5,8 @@
  *   {"data": [1, 2, 3, 4], "shape": [2, 2], ...}         flat or nested; without "shape" the nesting is the shape
  *   {"inputs": [{"data": [1, 2, 3, 4], "shape": [2, 2], "name": .., "datatype": ..}], ...}
  *
- * Members come in any order; of several known ones "instances" goes before "inputs" before "data", and of equal ones the last, as
- * with JSON readers in general.
+ * Members come in any order; of several known ones "instances" goes before "inputs" before "data", and of equal ones the
+ * last, as with JSON readers in general.
  *
  * Invariants
  * 1. Every reader takes the position p <= end and returns the position behind what it read, or NULL after decoder_fault.
@@ -23,15 +23,20 @@ static inline const uint8_t *json_space(const uint8_t *p, const uint8_t *end) {
     return p;
 }
 
-static __attribute__((noinline)) const uint8_t *json_syntax(Decoder *d, const uint8_t *p, const char *expected) {
-    if (p >= d->end) return decoder_fault(d, ROWS_UNDECODABLE, "not JSON: the body ends at byte %zu, where %s is expected", (size_t)(p - d->start), expected);
+COLD const uint8_t *json_syntax(Decoder *d, const uint8_t *p, const char *expected) {
+    if (p >= d->end)
+        return decoder_fault(d, ROWS_UNDECODABLE, "not JSON: the body ends at byte %zu, where %s is expected",
+                             (size_t)(p - d->start), expected);
     if (*p > ' ' && *p < 0x7f)
-        return decoder_fault(d, ROWS_UNDECODABLE, "not JSON at byte %zu: found '%c', expected %s", (size_t)(p - d->start), *p, expected);
-    return decoder_fault(d, ROWS_UNDECODABLE, "not JSON at byte %zu: found byte 0x%02x, expected %s", (size_t)(p - d->start), *p, expected);
+        return decoder_fault(d, ROWS_UNDECODABLE, "not JSON at byte %zu: found '%c', expected %s", (size_t)(p - d->start), *p,
+                             expected);
+    return decoder_fault(d, ROWS_UNDECODABLE, "not JSON at byte %zu: found byte 0x%02x, expected %s", (size_t)(p - d->start),
+                         *p, expected);
 }
 
 static const uint8_t *json_too_deep(Decoder *d, const uint8_t *p) {
-    return decoder_fault(d, ROWS_UNDECODABLE, "JSON nested more than %u deep at byte %zu", ROWS_LEVELS, (size_t)(p - d->start));
+    return decoder_fault(d, ROWS_UNDECODABLE, "JSON nested more than %u deep at byte %zu", ROWS_LEVELS,
+                         (size_t)(p - d->start));
 }
 
 /* ---- what is only checked --------------------------------------------------------------------------------------------- */
@@ -61,7 +66,8 @@ static inline unsigned utf8_length(const uint8_t *p, const uint8_t *end) {
     if (!n || (size_t)(end - p) < n) return 0;
     for (unsigned i = 1; i < n; i++)
         if ((p[i] & 0xc0) != 0x80) return 0;
-    if ((c == 0xe0 && p[1] < 0xa0) || (c == 0xed && p[1] > 0x9f) || (c == 0xf0 && p[1] < 0x90) || (c == 0xf4 && p[1] > 0x8f)) return 0;
+    if ((c == 0xe0 && p[1] < 0xa0) || (c == 0xed && p[1] > 0x9f) || (c == 0xf0 && p[1] < 0x90) || (c == 0xf4 && p[1] > 0x8f))
+        return 0;
     return n;
 }
 
@@ -85,7 +91,8 @@ static const uint8_t *json_string(Decoder *d, const uint8_t *p) {
                 if (unit < 0) return json_syntax(d, p, "four hexadecimal digits behind \\u");
                 p += 5;
                 if (unit >= 0xd800 && unit < 0xe000) {
-                    const int32_t low = unit < 0xdc00 && end - p >= 2 && p[0] == '\\' && p[1] == 'u' ? json_unit(p + 2, end) : -1;
+                    const int32_t low =
+                        unit < 0xdc00 && end - p >= 2 && p[0] == '\\' && p[1] == 'u' ? json_unit(p + 2, end) : -1;
                     if (low < 0xdc00 || low >= 0xe000) return json_syntax(d, p, "a pair of surrogates");
                     p += 6;
                 }
@@ -139,7 +146,8 @@ static const uint8_t *json_skip(Decoder *d, const uint8_t *p, unsigned depth) {
     if (decimal_look(p, end, true, &number)) {
         double value;
         if (read_float64(&number, &value)) return number.stop;
-        return decoder_fault(d, ROWS_UNDECODABLE, "the number at byte %zu is too large for any float", (size_t)(p - d->start));
+        return decoder_fault(d, ROWS_UNDECODABLE, "the number at byte %zu is too large for any float",
+                             (size_t)(p - d->start));
     }
     const char *word = json_word_at(p, end);
     if (word && strchr("ntf", *word)) return p + strlen(word);
@@ -152,7 +160,8 @@ static const uint8_t *json_skip(Decoder *d, const uint8_t *p, unsigned depth) {
 /* "$.instances[3][17]": the element at hand on levels 0..levels-1. */
 static void json_path(const Decoder *d, unsigned levels, char *out, size_t room) {
     size_t n = (size_t)snprintf(out, room, "%s", d->root);
-    for (unsigned i = 0; i < levels && n < room; i++) n += (size_t)snprintf(out + n, room - n, "[%llu]", (unsigned long long)d->index[i]);
+    for (unsigned i = 0; i < levels && n < room; i++)
+        n += (size_t)snprintf(out + n, room - n, "[%llu]", (unsigned long long)d->index[i]);
 }
 
 /* What stands at p, in words. */
@@ -165,7 +174,7 @@ static const char *json_kind(const uint8_t *p, const uint8_t *end) {
 }
 
 /* The element at `level` is not the number (or list) that it should be. */
-static __attribute__((noinline)) const uint8_t *json_element_fault(Decoder *d, const uint8_t *p, int level) {
+COLD const uint8_t *json_element_fault(Decoder *d, const uint8_t *p, int level) {
     char path[900], first[900];
     const uint8_t *const end = d->end;
     const unsigned levels = (unsigned)level + 1;
@@ -174,42 +183,47 @@ static __attribute__((noinline)) const uint8_t *json_element_fault(Decoder *d, c
     const char *const name = *d->root == '$' && d->root[1] == '.' ? d->root + 2 : "the array";
     const char *const quote = *name == 't' ? "" : "\"";
     const char *word = json_word_at(p, end);
-    if (word && !strchr("ntf", *word)) return decoder_fault(d, ROWS_UNDECODABLE, "%s is %s, which JSON has no word for", path, word);
+    if (word && !strchr("ntf", *word))
+        return decoder_fault(d, ROWS_UNDECODABLE, "%s is %s, which JSON has no word for", path, word);
     Decimal number;
     const bool numeric = decimal_look(p, end, true, &number);
     if (*p == '"' || *p == '{' || word)
-        return decoder_fault(d, ROWS_NOT_NUMBERS, "%s is %s; every row of %s%s%s must hold numbers", path, json_kind(p, end), quote, name, quote);
+        return decoder_fault(d, ROWS_NOT_NUMBERS, "%s is %s; every row of %s%s%s must hold numbers", path, json_kind(p, end),
+                             quote, name, quote);
     if (*p != '[' && !numeric) return json_syntax(d, (*p == '-' || (*p >= '0' && *p <= '9')) ? number.text : p, "a value");
     /* A list among numbers or a number among lists: show the first sibling, which set the rule. */
     d->index[level] = 0;
     for (int i = 0; i < level; i++) d->index[i] = 0;
     json_path(d, levels, first, sizeof first);
-    return decoder_fault(d, ROWS_NOT_NUMBERS, "%s is %s where %s is %s", path, json_kind(p, end), first, *p == '[' ? "a number" : "a list");
+    return decoder_fault(d, ROWS_NOT_NUMBERS, "%s is %s where %s is %s", path, json_kind(p, end), first,
+                         *p == '[' ? "a number" : "a list");
 }
 
-static __attribute__((noinline)) const uint8_t *json_ragged(Decoder *d, int level, uint64_t count) {
+COLD const uint8_t *json_ragged(Decoder *d, int level, uint64_t count) {
     char path[900], first[900];
     json_path(d, (unsigned)level, path, sizeof path);
     for (int i = 0; i < level; i++) d->index[i] = 0;
     json_path(d, (unsigned)level, first, sizeof first);
-    return decoder_fault(d, ROWS_NOT_NUMBERS, "%s has %llu element%s where %s has %llu", path, (unsigned long long)count, count == 1 ? "" : "s",
-                         first, (unsigned long long)d->shape[level]);
+    return decoder_fault(d, ROWS_NOT_NUMBERS, "%s has %llu element%s where %s has %llu", path, (unsigned long long)count,
+                         count == 1 ? "" : "s", first, (unsigned long long)d->shape[level]);
 }
 
-static __attribute__((noinline)) const uint8_t *json_store_fault(Decoder *d, const uint8_t *p, int level) {
+COLD const uint8_t *json_store_fault(Decoder *d, const uint8_t *p, int level) {
     char path[900];
     Decimal number;
     json_path(d, (unsigned)level + 1, path, sizeof path);
     decimal_look(p, d->end, true, &number);
     const int length = number.stop - p > 40 ? 40 : (int)(number.stop - p);
-    return decoder_fault(d, ROWS_UNDECODABLE, d->trouble == TROUBLE_FRACTION ? "%s is %.*s%s, not a whole number as %s takes" : "%s is %.*s%s, beyond the range of %s",
+    return decoder_fault(d, ROWS_UNDECODABLE,
+                         d->trouble == TROUBLE_FRACTION ? "%s is %.*s%s, not a whole number as %s takes"
+                                                        : "%s is %.*s%s, beyond the range of %s",
                          path, length, (const char *)p, length < number.stop - p ? "..." : "", kind_name(d->kind));
 }
 
 /* ---- numbers ---------------------------------------------------------------------------------------------------------- */
 
 /* An innermost list, p at its first number; returns the place behind ']'. */
-static inline __attribute__((always_inline)) const uint8_t *json_numbers_of(Decoder *d, const uint8_t *p, int level, uint64_t *count, const int kind) {
+HOT const uint8_t *json_numbers_of(Decoder *d, const uint8_t *p, int level, uint64_t *count, const int kind) {
     const uint8_t *const end = d->end;
     const unsigned item_bytes = kind_bytes(kind);
     uint8_t *out = d->out, *out_end = d->out_end;
@@ -318,19 +332,23 @@ static const uint8_t *json_reshape(Decoder *d, const uint8_t *p, const char *roo
         int64_t value;
         p = json_space(p, end);
         if (!decimal_look(p, end, true, &number) || read_int64(&number, &value) != INTEGER_OK || value < 0)
-            return decoder_fault(d, ROWS_UNDECODABLE, "the \"shape\" beside %s must be a list of sizes, the first of them the number of rows", root);
-        if (levels == ROWS_LEVELS) return decoder_fault(d, ROWS_UNDECODABLE, "the \"shape\" beside %s has more than %u sizes", root, ROWS_LEVELS);
+            return decoder_fault(d, ROWS_UNDECODABLE,
+                                 "the \"shape\" beside %s must be a list of sizes, the first of them the number of rows",
+                                 root);
+        if (levels == ROWS_LEVELS)
+            return decoder_fault(d, ROWS_UNDECODABLE, "the \"shape\" beside %s has more than %u sizes", root, ROWS_LEVELS);
         shape[levels++] = (uint64_t)value;
         empty |= value == 0;
         if (__builtin_mul_overflow(product, (uint64_t)value, &product)) product = UINT64_MAX;
         p = json_space(number.stop, end);
         if (p < end && *p == ']') break;
-        if (p >= end || *p != ',') return decoder_fault(d, ROWS_UNDECODABLE, "the \"shape\" beside %s must be a list of sizes", root);
+        if (p >= end || *p != ',')
+            return decoder_fault(d, ROWS_UNDECODABLE, "the \"shape\" beside %s must be a list of sizes", root);
         p++;
     }
     if ((empty ? 0 : product) != have)
-        return decoder_fault(d, ROWS_UNDECODABLE, "%s holds %llu numbers where its \"shape\" asks for %llu", root, (unsigned long long)have,
-                             (unsigned long long)(empty ? 0 : product));
+        return decoder_fault(d, ROWS_UNDECODABLE, "%s holds %llu numbers where its \"shape\" asks for %llu", root,
+                             (unsigned long long)have, (unsigned long long)(empty ? 0 : product));
     memcpy(d->shape, shape, sizeof shape);
     d->levels = levels;
     return p;
@@ -380,8 +398,9 @@ static const uint8_t *json_members(Decoder *d, const uint8_t *p, const bool tens
         p = json_space(p + 1, end);
     }
     if (found == MEMBER_OTHER)
-        return decoder_fault(d, ROWS_NOT_NUMBERS, tensor ? "$.inputs[0] has no \"data\""
-                                                         : "the body has no \"instances\", \"inputs\" or \"data\" that holds the rows");
+        return decoder_fault(d, ROWS_NOT_NUMBERS,
+                             tensor ? "$.inputs[0] has no \"data\""
+                                    : "the body has no \"instances\", \"inputs\" or \"data\" that holds the rows");
     if (found == MEMBER_DATA && shape && !json_reshape(d, shape, data_root)) return NULL;
     return p + 1;
 }
@@ -393,12 +412,14 @@ static const uint8_t *json_inputs(Decoder *d, const uint8_t *p) {
     if (first >= end || *first != '{') return json_rows_value(d, p, "$.inputs");
     if (!(p = json_members(d, first + 1, true))) return NULL;
     p = json_space(p, end);
-    if (p < end && *p == ',') return decoder_fault(d, ROWS_NOT_NUMBERS, "$.inputs holds several tensors where one is expected");
+    if (p < end && *p == ',')
+        return decoder_fault(d, ROWS_NOT_NUMBERS, "$.inputs holds several tensors where one is expected");
     if (p >= end || *p != ']') return json_syntax(d, p, "']'");
     return p + 1;
 }
 
-/* Decodes a whole body. Returns ROWS_*; when that is ROWS_OK, the numbers lie behind the rows and d->shape, d->levels tell their shape. */
+/* Decodes a whole body. Returns ROWS_*; when that is ROWS_OK, the numbers lie behind the rows and d->shape, d->levels tell
+ * their shape. */
 static inline int json_decode(Decoder *d) {
     decoder_rewind(d, "$");
     const uint8_t *p = json_space(d->start, d->end);

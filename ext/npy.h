@@ -1,7 +1,8 @@
-/* The head of an npy file, versions 1 to 3 (numpy.lib.format): magic, version, length, and a Python dict as text with exactly the keys
- * descr, fortran_order and shape. Read by a small strict parser; nothing is evaluated.
+/* The head of an npy file, versions 1 to 3 (numpy.lib.format): magic, version, length, and a Python dict as text with exactly
+ * the keys descr, fortran_order and shape. Read by a small strict parser; nothing is evaluated.
  *
- *   \x93NUMPY  major minor  length (2 bytes little endian; 4 from version 2 on)  {'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }\n
+ *   \x93NUMPY  major minor  length (2 bytes little endian; 4 from version 2 on)  {'descr': '<f4', 'fortran_order': False,
+ * 'shape': (3, 4), }\n
  */
 #ifndef HEADRACE_NPY_H
 #define HEADRACE_NPY_H
@@ -48,7 +49,9 @@ static inline const char *npy_string(const char *p, const char *end, const char 
     return stop + 1;
 }
 
-static inline bool npy_is(const char *text, size_t length, const char *word) { return length == strlen(word) && memcmp(text, word, length) == 0; }
+static inline bool npy_is(const char *text, size_t length, const char *word) {
+    return length == strlen(word) && memcmp(text, word, length) == 0;
+}
 
 static inline const char *npy_word(const char *p, const char *end, const char *word) {
     const size_t n = strlen(word);
@@ -94,14 +97,17 @@ static const char *npy_shape(NpyHead *head, const char *p, const char *end) {
 
 /* Reads the head of an npy body. False when it is none, head->text telling why. */
 static inline bool npy_read(NpyHead *head, const uint8_t *body, size_t length) {
-    if (length < 10 || memcmp(body, "\x93NUMPY", 6) != 0) return npy_fault(head, "not an npy body: it does not start with \\x93NUMPY and a version");
+    if (length < 10 || memcmp(body, "\x93NUMPY", 6) != 0)
+        return npy_fault(head, "not an npy body: it does not start with \\x93NUMPY and a version");
     const unsigned major = body[6], minor = body[7];
-    if (major < 1 || major > 3 || minor != 0) return npy_fault(head, "npy version %u.%u; 1.0, 2.0 and 3.0 can be read", major, minor);
+    if (major < 1 || major > 3 || minor != 0)
+        return npy_fault(head, "npy version %u.%u; 1.0, 2.0 and 3.0 can be read", major, minor);
     const size_t before = major == 1 ? 10 : 12;
     if (length < before) return npy_fault(head, "npy: the body ends inside its head");
     const size_t text_length = major == 1 ? body[8] | (size_t)body[9] << 8
                                           : body[8] | (size_t)body[9] << 8 | (size_t)body[10] << 16 | (size_t)body[11] << 24;
-    if (text_length > length - before) return npy_fault(head, "npy: a head of %zu bytes in a body of %zu", text_length, length);
+    if (text_length > length - before)
+        return npy_fault(head, "npy: a head of %zu bytes in a body of %zu", text_length, length);
     head->data = before + text_length;
     const char *p = (const char *)body + before, *const end = p + text_length;
     bool descr = false, order = false, shape = false;
@@ -118,7 +124,8 @@ static inline bool npy_read(NpyHead *head, const uint8_t *body, size_t length) {
         if (!descr && npy_is(key, key_length, "descr")) {
             descr = true;
             if (p < end && *p == '[') return npy_fault(head, "npy: structured dtypes are refused; send one plain array");
-            if (!(p = npy_string(p, end, &head->descr, &head->descr_length))) return npy_fault(head, "npy: descr is no string");
+            if (!(p = npy_string(p, end, &head->descr, &head->descr_length)))
+                return npy_fault(head, "npy: descr is no string");
         } else if (!order && npy_is(key, key_length, "fortran_order")) {
             order = true;
             const char *yes = npy_word(p, end, "True"), *no = npy_word(p, end, "False");

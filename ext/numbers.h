@@ -1,15 +1,17 @@
 /* Decimal text to and from binary numbers, correctly rounded both ways. No allocation, no locale, no Python.
  *
- * Reading (read_float32, read_float64, read_int64): the text becomes w x 10^q with at most 19 digits in w. Multiplying w by the upper 128
- * bits of 10^q gives bounds on the value that lie closer together than 2^-64 of it; where both round to one number, that is the
- * answer. The rare rest (next to a tie, or more digits than fit) goes to strtod on a bounded copy of the digits.
+ * Reading (read_float32, read_float64, read_int64): the text becomes w x 10^q with at most 19 digits in w. Multiplying w by
+ * the upper 128 bits of 10^q gives bounds on the value that lie closer together than 2^-64 of it; where both round to one
+ * number, that is the answer (as D. Lemire, "Number parsing at a gigabyte per second", 2021, does it). The rare rest, next to
+ * a tie, goes to strtod on a bounded copy of the digits.
  *
  * Writing (put_float32, put_float64): the shortest digits that read back as the same number, and of these the closest, after
- * R. Giulietti, "The Schubfach way to render doubles" (2020): the bounds of the rounding interval are scaled by 10^-k so that the interval
- * holds at least one integer and at most one multiple of ten; three products, each rounded to odd, decide.
+ * R. Giulietti, "The Schubfach way to render doubles" (2020): the bounds of the rounding interval are scaled by 10^-k so that
+ * the interval holds at least one integer and at most one multiple of ten; three products, each rounded to odd, decide.
  *
  * Invariants
- * 1. Reading touches no byte outside [p, end). Writing touches less than NUMBER_ROOM bytes from `out` on.
+ * 1. Reading touches no byte outside [p, end), decimal_scan_usual none outside [p - USUAL_BEFORE, p + USUAL_BEHIND). Writing
+ *    touches less than NUMBER_ROOM bytes from `out` on.
  * 2. powers_of_ten is filled (numbers_set_power for each exponent) and numbers_start is called before anything else.
  */
 #ifndef HEADRACE_NUMBERS_H
@@ -29,17 +31,20 @@
 #error "eight digits are read and written as one little-endian word"
 #endif
 
-#define NUMBER_ROOM 64u        /* bytes that a put_* function may touch */
-#define NUMBER_TEXT_MAX 24u    /* bytes that it leaves behind, at most: -2.2250738585072014e-308 */
-#define POWER_MIN (-342)       /* 10^-343 x 2^64 is less than half of the least float64 */
-#define POWER_MAX 324          /* 10^324 scales the least float64 to an integer */
-#define POWER32_MIN (-31)      /* likewise for writing float32 */
+#define NUMBER_ROOM 64u   /* bytes that a put_* function may touch */
+#define POWER_MIN (-342)  /* 10^-343 x 2^64 is less than half of the least float64 */
+#define POWER_MAX 324     /* 10^324 scales the least float64 to an integer */
+#define POWER32_MIN (-31) /* likewise for writing float32 */
 #define POWER32_MAX 45
-#define SLOW_DIGITS 800        /* a tie between two float64 ends within 768 digits; past that only "more" or "no more" matters */
+#define SLOW_DIGITS 800   /* a tie between two float64 ends within 768 digits; past that only "more" or "no more" matters */
 
 #define ASCII_ZEROS 0x3030303030303030ull
 
 typedef unsigned __int128 uint128;
+
+/* HOT: parameters that are constants make it another function. COLD: kept out of the loops, whose registers are few. */
+#define HOT static inline __attribute__((always_inline))
+#define COLD static __attribute__((noinline, unused))
 
 /* floor(10^k x 2^s) with s such that bit 127 is the highest set; exact for 0 <= k <= 55. */
 typedef struct {
@@ -60,28 +65,14 @@ static inline bool numbers_start(void) {
     return numbers_locale != (locale_t)0;
 }
 
-static const uint64_t small_tens[20] = {1ull,
-                                        10ull,
-                                        100ull,
-                                        1000ull,
-                                        10000ull,
-                                        100000ull,
-                                        1000000ull,
-                                        10000000ull,
-                                        100000000ull,
-                                        1000000000ull,
-                                        10000000000ull,
-                                        100000000000ull,
-                                        1000000000000ull,
-                                        10000000000000ull,
-                                        100000000000000ull,
-                                        1000000000000000ull,
-                                        10000000000000000ull,
-                                        100000000000000000ull,
-                                        1000000000000000000ull,
-                                        10000000000000000000ull};
+static const uint64_t small_tens[20] = {
+    1ull, 10ull, 100ull, 1000ull, 10000ull, 100000ull, 1000000ull, 10000000ull,
+    100000000ull, 1000000000ull, 10000000000ull, 100000000000ull, 1000000000000ull,
+    10000000000000ull, 100000000000000ull, 1000000000000000ull, 10000000000000000ull,
+    100000000000000000ull, 1000000000000000000ull, 10000000000000000000ull,
+};
 
-/* floor(log2(10^k)) and floor(log10(2^e)), exact for |k| <= 400 and |e| <= 1300 (tests/unit/test_codec_numbers.py recomputes them). */
+/* floor(log2(10^k)) and floor(log10(2^e)), exact for |k| <= 400 and |e| <= 1300: all of them were computed. */
 static inline int log2_of_ten(int k) { return (k * 217706) >> 16; }
 static inline int log10_of_two(int e) { return (e * 315653) >> 20; }
 static inline int log10_of_three_quarters(int e) { return (e * 315653 - 131008) >> 20; } /* floor(log10(3/4 x 2^e)) */
@@ -90,8 +81,8 @@ static inline int log10_of_three_quarters(int e) { return (e * 315653 - 131008) 
 
 /* A number as it stands in the text: (-1)^negative x digits x 10^exponent. */
 typedef struct {
-    uint64_t digits;     /* modulo 2^64 if truncated; after decimal_settle the first 19 significant ones */
-    int64_t exponent;    /* of ten, that goes with `digits` */
+    uint64_t digits; /* modulo 2^64 if truncated; after decimal_settle the first 19 significant ones */
+    int64_t exponent; /* of ten, that goes with `digits` */
     const uint8_t *text; /* first digit or point; where the fault lies if the scan failed */
     const uint8_t *stop; /* past the number */
     bool negative;
@@ -114,9 +105,9 @@ static inline uint64_t join_digits(uint64_t v, uint64_t u, unsigned n) {
     return v * small_tens[n] + eight_digits(u << shift << shift);
 }
 
-/* Appends the digits at p to *value (modulo 2^64) and returns where they end. Sixteen at a time and without a branch on how many there
- * are: that number cannot be predicted, and a misprediction costs more than a few idle multiplications. */
-static inline __attribute__((always_inline)) const uint8_t *digit_run(const uint8_t *p, const uint8_t *end, uint64_t *value) {
+/* Appends the digits at p to *value (modulo 2^64) and returns where they end. Sixteen at a time and without a branch on how
+ * many there are: that number cannot be predicted, and a misprediction costs more than a few idle multiplications. */
+HOT const uint8_t *digit_run(const uint8_t *p, const uint8_t *end, uint64_t *value) {
     uint64_t v = *value;
     while (end - p >= 16) {
         uint64_t u[2];
@@ -155,9 +146,9 @@ static inline const uint8_t *digit_run_short(const uint8_t *p, const uint8_t *en
     return p;
 }
 
-/* Scans a number. json: the grammar of RFC 8259; else also a leading plus, leading zeros, "5." and ".5". Returns false when there
- * is none, d->text being the byte at fault. Does not look at what follows the number. */
-static inline __attribute__((always_inline)) bool decimal_scan(const uint8_t *p, const uint8_t *end, const bool json, Decimal *d) {
+/* Scans a number. json: the grammar of RFC 8259; else also a leading plus, leading zeros, "5." and ".5". Returns false when
+ * there is none, d->text being the byte at fault. Does not look at what follows the number. */
+HOT bool decimal_scan(const uint8_t *p, const uint8_t *end, const bool json, Decimal *d) {
     d->negative = p < end && *p == '-'; /* added, not branched on: signs cannot be predicted */
     p += d->negative;
     if (!json && !d->negative && p < end && *p == '+') p++;
@@ -216,10 +207,10 @@ static inline __attribute__((always_inline)) bool decimal_scan(const uint8_t *p,
 #define USUAL_BEFORE 16 /* bytes of the body that decimal_scan_usual may touch before p, */
 #define USUAL_BEHIND 40 /* and from p on */
 
-/* The same for what nearly every number looks like, [-]d.ddd with up to 18 digits behind the point and no exponent. False: some other
- * number, or none; decimal_scan knows. Where the number ends depends on one load and a handful of operations, and on no branch
- * that the digits decide; so the processor begins the next number long before this one is done. */
-static inline __attribute__((always_inline)) bool decimal_scan_usual(const uint8_t *p, Decimal *d) {
+/* The same for what nearly every number looks like, [-]d.ddd with up to 18 digits behind the point and no exponent. False:
+ * some other number, or none; decimal_scan knows. Where the number ends depends on one load and a handful of operations, and
+ * on no branch that the digits decide; so the processor begins the next number long before this one is done. */
+HOT bool decimal_scan_usual(const uint8_t *p, Decimal *d) {
 #if defined(__x86_64__)
     const unsigned negative = p[0] == '-', first = (unsigned)p[negative] - '0';
     if (first > 9 || p[negative + 1] != '.') return false;
@@ -277,7 +268,7 @@ static inline void decimal_settle(Decimal *d) {
 }
 
 /* The scan where speed does not matter, settled. */
-static __attribute__((noinline)) bool decimal_look(const uint8_t *p, const uint8_t *end, bool json, Decimal *d) {
+COLD bool decimal_look(const uint8_t *p, const uint8_t *end, bool json, Decimal *d) {
     if (!(json ? decimal_scan(p, end, true, d) : decimal_scan(p, end, false, d))) return false;
     decimal_settle(d);
     return true;
@@ -285,9 +276,10 @@ static __attribute__((noinline)) bool decimal_look(const uint8_t *p, const uint8
 
 #define UNDECIDED UINT64_MAX
 
-/* Rounds w x 10^q to the nearest float of `fraction` stored bits whose least normal exponent is `least`: its encoding without the sign, where
- * anything from infinity's encoding on means overflow, or UNDECIDED. quick: also undecided are subnormals and all values next to a tie. */
-static inline __attribute__((always_inline)) uint64_t decimal_round(uint64_t w, int64_t power, const int fraction, const int least, const bool quick) {
+/* Rounds w x 10^q to the nearest float of `fraction` stored bits whose least normal exponent is `least`: its encoding without
+ * the sign, where anything from infinity's encoding on means overflow, or UNDECIDED. quick: also undecided are subnormals and
+ * all values next to a tie. */
+HOT uint64_t decimal_round(uint64_t w, int64_t power, const int fraction, const int least, const bool quick) {
     if (w == 0 || power < POWER_MIN) return 0;
     if (power > 308) return UNDECIDED - 1;
     const int q = (int)power, shift = __builtin_clzll(w);
@@ -318,7 +310,7 @@ static inline __attribute__((always_inline)) uint64_t decimal_round(uint64_t w, 
             up = false;
             if (!exact && middle == UINT64_MAX && low + w < low) return UNDECIDED; /* 10^q has more digits, which may carry */
         } else {
-            up = middle || low || !exact || (kept & 1);
+            up = rest > tie || middle || low || !exact || (kept & 1);
         }
     }
     kept += up;
@@ -360,7 +352,7 @@ static inline uint64_t round32(uint64_t w, int64_t q, const bool quick) { return
 static inline uint64_t round64(uint64_t w, int64_t q, const bool quick) { return decimal_round(w, q, 52, -1022, quick); }
 
 /* Each takes a settled number and returns false when it is too large for the type. */
-static __attribute__((noinline)) bool read_float64(const Decimal *d, double *out) {
+COLD bool read_float64(const Decimal *d, double *out) {
     char copy[SLOW_DIGITS + 16];
     uint64_t bits = round64(d->digits, d->exponent, false);
     if (d->truncated && bits != round64(d->digits + 1, d->exponent, false)) bits = UNDECIDED;
@@ -375,7 +367,7 @@ static __attribute__((noinline)) bool read_float64(const Decimal *d, double *out
     return true;
 }
 
-static __attribute__((noinline)) bool read_float32(const Decimal *d, float *out) {
+COLD bool read_float32(const Decimal *d, float *out) {
     char copy[SLOW_DIGITS + 16];
     uint64_t bits = round32(d->digits, d->exponent, false);
     if (d->truncated && bits != round32(d->digits + 1, d->exponent, false)) bits = UNDECIDED;
@@ -430,7 +422,7 @@ static inline unsigned digit_count(uint64_t v) {
 }
 
 /* first.upper,lower x 10^e, of which n digits are significant; `upper` and `lower` hold eight characters each. */
-static __attribute__((noinline)) char *put_decimal_far(char *out, char first, uint64_t upper, uint64_t lower, unsigned n, int e) {
+COLD char *put_decimal_far(char *out, char first, uint64_t upper, uint64_t lower, unsigned n, int e) {
     out[0] = first;
     out[1] = '.';
     memcpy(out + 2, &upper, 8);
@@ -452,10 +444,9 @@ static __attribute__((noinline)) char *put_decimal_far(char *out, char first, ui
     return out;
 }
 
-/* The same for 0.00ddd or d.ddd, without a branch: small numbers of mixed size are the usual case, and a misprediction costs more than
- * all this. -5 <= e <= 0. */
-static inline __attribute__((always_inline)) char *put_decimal_near(char *out, char first, uint64_t upper, uint64_t lower, const bool wide,
-                                                                     unsigned n, int e) {
+/* The same for 0.00ddd or d.ddd, without a branch: small numbers of mixed size are the usual case, and a misprediction costs
+ * more than all this. -5 <= e <= 0. */
+HOT char *put_decimal_near(char *out, char first, uint64_t upper, uint64_t lower, const bool wide, unsigned n, int e) {
     const unsigned whole = e == 0;
     memcpy(out, "0.000000", 8);
     out += (unsigned)(1 - e) & (whole - 1);
@@ -475,10 +466,11 @@ typedef struct {
 /* a if `which`, else b; compilers make branches of ?: here. */
 static inline uint64_t select64(bool which, uint64_t a, uint64_t b) { return b ^ ((a ^ b) & (0 - (uint64_t)which)); }
 
-/* Schubfach's choice among the integers next to the scaled value. low, mid, high: four times the scaled bounds and value, rounded to odd;
- * the interval holds its bounds unless `odd`. It is at least one wide, so that the integer nearest to the value lies inside, except
- * perhaps where it is `uneven`. All is computed and then selected, since none of it can be predicted. */
-static inline __attribute__((always_inline)) uint64_t shortest_pick(uint64_t low, uint64_t mid, uint64_t high, uint64_t odd, const bool uneven) {
+/* Schubfach's choice among the integers next to the scaled value. low, mid, high: four times the scaled bounds and value,
+ * rounded to odd; the interval holds its bounds unless `odd`. It is at least one wide, so that the integer nearest to the
+ * value lies inside, except perhaps where it is `uneven`. All is computed and then selected, since none of it can be
+ * predicted. */
+HOT uint64_t shortest_pick(uint64_t low, uint64_t mid, uint64_t high, uint64_t odd, const bool uneven) {
     low += odd;
     high -= odd;
     const uint64_t s = mid / 4, ten = s / 10 * 10;
@@ -491,11 +483,11 @@ static inline __attribute__((always_inline)) uint64_t shortest_pick(uint64_t low
     return select64(down ^ up, ten + 10 * up, one);
 }
 
-/* The integer part of a scaled value, of which 64 + 32 bits are fraction, rounded to odd: its last bit also stands for the rest. What lies
- * below the fraction's upper half is error of the power of ten, and so is a one at its end. */
+/* The integer part of a scaled value, of which 64 + 32 bits are fraction, rounded to odd: its last bit also stands for the
+ * rest. What lies below the fraction's upper half is error of the power of ten, and so is a one at its end. */
 static inline uint64_t round_odd32(uint128 scaled) { return (uint64_t)(scaled >> 64) | ((uint64_t)scaled >> 32 > 1); }
 
-static inline __attribute__((always_inline)) Shortest shortest32_scaled(uint32_t c, int q, int k, const bool uneven) {
+HOT Shortest shortest32_scaled(uint32_t c, int q, int k, const bool uneven) {
     const int h = q + log2_of_ten(-k) + 1;
     const uint64_t g = powers_of_ten32[-k - POWER32_MIN];
     const uint128 mid = (uint128)g * ((4 * c) << h), half = (uint128)g << (h + 1); /* half the distance to the neighbour */
@@ -518,7 +510,7 @@ static inline uint64_t scale_odd64(Power g, uint64_t c) {
     return (uint64_t)(p >> 64) | ((uint64_t)p > 1);
 }
 
-static inline __attribute__((always_inline)) Shortest shortest64_scaled(uint64_t c, int q, int k, const bool uneven) {
+HOT Shortest shortest64_scaled(uint64_t c, int q, int k, const bool uneven) {
     const int h = q + log2_of_ten(-k) + 1;
     Power g = powers_of_ten[-k - POWER_MIN];
     const bool inexact = -k < 0 || -k > 55;
@@ -536,7 +528,7 @@ static inline Shortest shortest64(uint64_t fraction, uint32_t field) {
 }
 
 /* The shortest text that reads back as `value`, which must be finite. */
-static inline __attribute__((always_inline)) char *put_float32(char *out, float value) {
+HOT char *put_float32(char *out, float value) {
     uint32_t bits;
     memcpy(&bits, &value, 4);
     *out = '-';
@@ -556,11 +548,12 @@ static inline __attribute__((always_inline)) char *put_float32(char *out, float 
     const uint32_t first = nine / 100000000u;
     const uint64_t rest = spread_digits(nine - first * 100000000u);
     const unsigned n = rest ? 9 - zero_bytes(rest) : 1;
-    if (__builtin_expect(e > 0 || e < -5, 0)) return put_decimal_far(out, (char)('0' + first), rest | ASCII_ZEROS, ASCII_ZEROS, n, e);
+    if (__builtin_expect(e > 0 || e < -5, 0))
+        return put_decimal_far(out, (char)('0' + first), rest | ASCII_ZEROS, ASCII_ZEROS, n, e);
     return put_decimal_near(out, (char)('0' + first), rest | ASCII_ZEROS, 0, false, n, e);
 }
 
-static inline __attribute__((always_inline)) char *put_float64(char *out, double value) {
+HOT char *put_float64(char *out, double value) {
     uint64_t bits;
     memcpy(&bits, &value, 8);
     *out = '-';
@@ -580,7 +573,8 @@ static inline __attribute__((always_inline)) char *put_float64(char *out, double
     const uint32_t eight = (uint32_t)(sixteen / 100000000u);
     const uint64_t upper = spread_digits(eight), lower = spread_digits((uint32_t)(sixteen - eight * 100000000ull));
     const unsigned n = lower ? 17 - zero_bytes(lower) : upper ? 9 - zero_bytes(upper) : 1;
-    if (__builtin_expect(e > 0 || e < -5, 0)) return put_decimal_far(out, (char)('0' + first), upper | ASCII_ZEROS, lower | ASCII_ZEROS, n, e);
+    if (__builtin_expect(e > 0 || e < -5, 0))
+        return put_decimal_far(out, (char)('0' + first), upper | ASCII_ZEROS, lower | ASCII_ZEROS, n, e);
     return put_decimal_near(out, (char)('0' + first), upper | ASCII_ZEROS, lower | ASCII_ZEROS, true, n, e);
 }
 

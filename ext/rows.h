@@ -1,8 +1,10 @@
 /* The rows of a batch: a growing block of numbers in C order, and the store that text is decoded into.
  *
  * Invariants
- * 1. [base, base + used) holds committed rows. A decoder writes past `used` and the caller commits; so a fault leaves the rows as they were.
- * 2. capacity <= limit; both are multiples of the item size. `base` is 64-byte aligned. Memory that somebody else may see (`shared`) is never freed here, only left behind.
+ * 1. [base, base + used) holds committed rows. A decoder writes past `used` and the caller commits; so a fault leaves the
+ *    rows as they were.
+ * 2. capacity <= limit; both are multiples of the item size. `base` is 64-byte aligned. Memory that somebody else may see
+ *    (`shared`) is never freed here, only left behind.
  * 3. C code here touches no Python object and may run without the GIL.
  */
 #ifndef HEADRACE_ROWS_H
@@ -34,11 +36,11 @@ typedef struct {
     uint8_t *out, *out_end; /* where the next number goes; end of the capacity */
     int kind;
     unsigned item_bytes;
-    int status;             /* ROWS_* */
-    uintptr_t usual_from;   /* numbers at [usual_from, usual_from + usual_span) are far enough from the body's ends for decimal_scan_usual */
+    uintptr_t usual_from; /* from here, usual_span bytes are far enough from the body's ends for decimal_scan_usual */
     size_t usual_span;
-    int trouble;            /* TROUBLE_*: why decoder_slow failed */
-    unsigned levels;        /* dimensions of what was decoded */
+    int status;      /* ROWS_* */
+    int trouble;     /* TROUBLE_*: why decoder_slow failed */
+    unsigned levels; /* dimensions of what was decoded */
     uint64_t shape[ROWS_LEVELS];
     bool known[ROWS_LEVELS];     /* shape[i] is settled, by the first array at that level */
     uint64_t index[ROWS_LEVELS]; /* the element at hand, for messages */
@@ -80,7 +82,7 @@ static inline void decoder_rewind(Decoder *d, const char *root) {
 }
 
 /* Notes the fault and returns NULL, which every reader passes on. */
-static __attribute__((noinline, format(printf, 3, 4))) const uint8_t *decoder_fault(Decoder *d, int status, const char *format, ...) {
+COLD __attribute__((format(printf, 3, 4))) const uint8_t *decoder_fault(Decoder *d, int status, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(d->text, sizeof d->text, format, arguments);
@@ -107,14 +109,15 @@ static inline int rows_grow(Rows *rows, size_t filled, size_t need, size_t wish)
 }
 
 /* Room for one more number, at byte p of the body. */
-static __attribute__((noinline)) bool decoder_grow(Decoder *d, const uint8_t *p) {
+COLD bool decoder_grow(Decoder *d, const uint8_t *p) {
     const size_t filled = d->out ? (size_t)(d->out - d->rows->base) : 0;
     const double so_far = (double)(p - d->start + 1), all = (double)(d->end - d->start);
     /* What the rest of the body will take, if it goes on like this. */
     const double guess = (double)(filled - d->rows->used) / so_far * all * 1.03 + (double)d->rows->used;
     const size_t wish = guess < (double)d->rows->limit ? (size_t)guess & ~(size_t)(ROWS_ALIGN - 1) : d->rows->limit;
     const int status = rows_grow(d->rows, filled, filled + d->item_bytes, wish);
-    if (status == ROWS_FULL) decoder_fault(d, status, "the rows take more than the %zu bytes that a batch of this model may hold", d->rows->limit);
+    if (status == ROWS_FULL)
+        decoder_fault(d, status, "the rows take more than the %zu bytes that a batch of this model may hold", d->rows->limit);
     else if (status != ROWS_OK) decoder_fault(d, status, "no memory for a batch of more than %zu bytes", filled);
     if (status != ROWS_OK) return false;
     d->out = d->rows->base + filled;
@@ -125,8 +128,9 @@ static __attribute__((noinline)) bool decoder_grow(Decoder *d, const uint8_t *p)
 static const int64_t kind_least[] = {0, 0, INT8_MIN, INT16_MIN, INT32_MIN, INT64_MIN, 0, 0, 0};
 static const int64_t kind_most[] = {0, 0, INT8_MAX, INT16_MAX, INT32_MAX, INT64_MAX, UINT8_MAX, UINT16_MAX, UINT32_MAX};
 
-/* Converts a number as scanned and puts it at `out`. `kind` is a constant where this is inlined. False: unusual, decoder_slow knows. */
-static inline __attribute__((always_inline)) bool decoder_store(uint8_t *out, const Decimal number, const int kind) {
+/* Converts a number as scanned and puts it at `out`. `kind` is a constant where this is inlined. False: unusual, decoder_slow
+ * knows. */
+HOT bool decoder_store(uint8_t *out, const Decimal number, const int kind) {
     if (__builtin_expect(number.truncated, 0)) return false;
     if (kind == KIND_FLOAT32) {
         const uint64_t bits = round32(number.digits, number.exponent, true);
@@ -152,7 +156,7 @@ static inline __attribute__((always_inline)) bool decoder_store(uint8_t *out, co
 enum { TROUBLE_NONE = 0, TROUBLE_SYNTAX, TROUBLE_RANGE, TROUBLE_FRACTION };
 
 /* Scans any number at p and puts it at `out`. Returns the place behind it, NULL after setting d->trouble. */
-static __attribute__((noinline)) const uint8_t *decoder_slow(Decoder *d, uint8_t *out, const uint8_t *p, bool json) {
+COLD const uint8_t *decoder_slow(Decoder *d, uint8_t *out, const uint8_t *p, bool json) {
     Decimal number;
     d->trouble = TROUBLE_SYNTAX;
     if (!decimal_look(p, d->end, json, &number)) return NULL;
@@ -176,14 +180,16 @@ static __attribute__((noinline)) const uint8_t *decoder_slow(Decoder *d, uint8_t
     return number.stop;
 }
 
-/* Scans a number at p and puts it at `out`. Returns the place behind it, NULL after setting d->trouble. The loops around this are as fast as the
- * compiler's registers reach; whatever is not the usual case is therefore a call, and no number ever gets an address here. */
-static inline __attribute__((always_inline)) const uint8_t *decoder_number(Decoder *d, uint8_t *out, const uint8_t *p, const bool json,
-                                                                            const int kind) {
+/* Scans a number at p and puts it at `out`. Returns the place behind it, NULL after setting d->trouble. The loops around this
+ * are as fast as the compiler's registers reach; whatever is not the usual case is therefore a call, and no number ever gets
+ * an address here. */
+HOT const uint8_t *decoder_number(Decoder *d, uint8_t *out, const uint8_t *p, const bool json, const int kind) {
     Decimal number;
     if (kind == KIND_FLOAT32 || kind == KIND_FLOAT64) {
 #if defined(__x86_64__)
-        if ((uintptr_t)p - d->usual_from < d->usual_span && decimal_scan_usual(p, &number) && decoder_store(out, number, kind)) return number.stop;
+        if ((uintptr_t)p - d->usual_from < d->usual_span && decimal_scan_usual(p, &number) &&
+            decoder_store(out, number, kind))
+            return number.stop;
 #else
         if (decimal_scan(p, d->end, json, &number) && decoder_store(out, number, kind)) return number.stop;
 #endif

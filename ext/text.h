@@ -1,7 +1,8 @@
 /* Arrays to JSON and CSV text.
  *
- * Numbers are written straight into the output while a whole NUMBER_ROOM is left, and through a small buffer near its end; so a text
- * fits exactly when its length does. NaN and infinities, which JSON has no word for, become null; in CSV nan, inf and -inf.
+ * Numbers are written straight into the output while a whole NUMBER_ROOM is left, and through a small buffer near its end; so
+ * a text fits exactly when its length does. NaN and infinities, which JSON has no word for, become null; in CSV nan, inf and
+ * -inf.
  */
 #ifndef HEADRACE_TEXT_H
 #define HEADRACE_TEXT_H
@@ -10,7 +11,20 @@
 
 #define TEXT_LEVELS 64u /* the most dimensions that a numpy array has */
 
-enum { TEXT_FLOAT16, TEXT_FLOAT32, TEXT_FLOAT64, TEXT_BOOL, TEXT_INT8, TEXT_INT16, TEXT_INT32, TEXT_INT64, TEXT_UINT8, TEXT_UINT16, TEXT_UINT32, TEXT_UINT64 };
+enum {
+    TEXT_FLOAT16,
+    TEXT_FLOAT32,
+    TEXT_FLOAT64,
+    TEXT_BOOL,
+    TEXT_INT8,
+    TEXT_INT16,
+    TEXT_INT32,
+    TEXT_INT64,
+    TEXT_UINT8,
+    TEXT_UINT16,
+    TEXT_UINT32,
+    TEXT_UINT64
+};
 
 typedef struct {
     char *out, *end;
@@ -50,7 +64,7 @@ static inline float float16_value(uint16_t bits) {
 }
 
 /* One element, where NUMBER_ROOM bytes are left. `kind` and `json` are constants where this is inlined. */
-static inline __attribute__((always_inline)) char *text_item(char *out, const uint8_t *item, const int kind, const bool json) {
+HOT char *text_item(char *out, const uint8_t *item, const int kind, const bool json) {
     if (kind == TEXT_FLOAT32 || kind == TEXT_FLOAT16 || kind == TEXT_FLOAT64) {
         double wide = 0;
         float value = 0;
@@ -88,11 +102,11 @@ static inline __attribute__((always_inline)) char *text_item(char *out, const ui
         memcpy(out, set ? "true" : "false", set ? 4 : 5);
         return out + (set ? 4 : 5);
     }
-#define ITEM(KIND, TYPE, PUT)        \
-    if (kind == KIND) {              \
-        TYPE value;                  \
+#define ITEM(KIND, TYPE, PUT)               \
+    if (kind == KIND) {                     \
+        TYPE value;                         \
         memcpy(&value, item, sizeof value); \
-        return PUT(out, value);      \
+        return PUT(out, value);             \
     }
     ITEM(TEXT_INT8, int8_t, put_int64)
     ITEM(TEXT_INT16, int16_t, put_int64)
@@ -107,12 +121,12 @@ static inline __attribute__((always_inline)) char *text_item(char *out, const ui
 }
 
 /* n elements with commas between them. */
-static inline __attribute__((always_inline)) void text_items_of(Text *t, const uint8_t *item, size_t n, const int kind, const bool json) {
+HOT void text_items_of(Text *t, const uint8_t *item, size_t n, const int kind, const bool json) {
     const unsigned item_bytes = text_item_bytes(kind);
     char *out = t->out;
-    const char *const easy = t->end - t->out >= (ptrdiff_t)NUMBER_ROOM ? t->end - NUMBER_ROOM : t->out - 1;
+    const char *const end = t->end; /* not read again after every byte written, which may lie anywhere for all C knows */
     size_t i = 0;
-    for (; i < n && out <= easy; i++, item += item_bytes) {
+    for (; i < n && (size_t)(end - out) >= NUMBER_ROOM; i++, item += item_bytes) {
         out = text_item(out, item, kind, json);
         *out++ = ',';
     }

@@ -87,7 +87,10 @@ def reply_result(request: Request, result: Any) -> None:
     """Answers with one result of handle(). Unanswerable when it is none; ValueError for a bad header name."""
     status, fields, kind = 200, b"", media.NONE
     if isinstance(result, Response):
-        kind, fields = media.fields(result.content_type, result.headers)
+        if result.headers or result.content_type not in media.EXACT:
+            kind, fields = media.fields(result.content_type, result.headers)
+        else:
+            kind = media.EXACT[result.content_type]
         status, result = result.status, result.body
     is_typed = kind != media.NONE
     body: Any

@@ -27,13 +27,18 @@ class Response:
         content_type: str | None = None,
         headers: Mapping[str, str] | Iterable[tuple[str, str]] | None = None,
     ) -> None:
-        if isinstance(status, bool) or not isinstance(status, int) or not 200 <= status <= 599:
+        if (
+            type(status) is not int
+            and (isinstance(status, bool) or not isinstance(status, int))
+            or not 200 <= status <= 599
+        ):
             raise ValueError(f"Response status {status!r} is no final status; use an integer from 200 to 599")
         self.body = body
         self.status = status
         self.content_type = content_type
-        pairs = headers.items() if isinstance(headers, Mapping) else headers or ()
-        self.headers: list[tuple[str, str]] = list(pairs)
+        self.headers: Sequence[tuple[str, str]] = ()
+        if headers is not None:
+            self.headers = list(headers.items() if isinstance(headers, Mapping) else headers)
 
 
 class Model:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from headrace import _codec, media
+from headrace import _batch, _codec, media
 from headrace import log as logs
 from headrace.answers import Unanswerable, form_of, reply_array, reply_result
 from headrace.errors import (
@@ -36,6 +36,7 @@ _log = logs.get("model")
 
 Array: TypeAlias = npt.NDArray[Any]
 
+_VIEW_BYTES = 16 << 10  # from here on a copy into a batch costs more than the call of predict() that it may save
 _KEPT_BUFFER_BYTES = 16 << 20  # a batch buffer that grew larger is given back at once
 _VIEWED = (media.NPY, media.RAW)  # bodies that an array can lie in
 _READ = "application/json, application/x-npy, text/csv"
@@ -133,15 +134,14 @@ class NativeServable:
     def _gather(self, requests: list[Request]) -> list[_Group]:
         """Decodes the requests into groups; answers those that cannot be."""
         groups: list[_Group] = []
+        views: list[tuple[Request, Array, int]] = []
         alone = len(requests) == 1
         for request in requests:
             try:
                 form = form_of(request)
-                x = self._view(request) if alone and request.kind in _VIEWED else None
-                if x is not None and x.dtype == self._dtype and x.ndim:
-                    group = _Group(None, x)
-                    group.add(request, len(x), form)
-                    groups.append(group)
+                x = self._view(request) if request.kind in _VIEWED else None
+                if x is not None and x.dtype == self._dtype and x.ndim and (alone or x.nbytes >= _VIEW_BYTES):
+                    views.append((request, x, form))
                 else:
                     self._add(groups, request, form)
             except RequestError as error:
@@ -152,6 +152,25 @@ class NativeServable:
                 request.fail(DecodeError(str(error)))
             except MemoryError:
                 request.fail(OutOfMemory(f"no memory to decode a body of {len(request.body)} bytes"))
+        return [*self._lay_out(views), *groups] if views else groups
+
+    def _lay_out(self, views: list[tuple[Request, Array, int]]) -> list[_Group]:
+        """Groups of large arrays without a copy: single rows of one shape that lie at one stride run together."""
+        groups: list[_Group] = []
+        by_shape: dict[tuple[int, ...], list[tuple[Request, Array, int]]] = {}
+        for view in views:
+            x = view[1]
+            if len(x) == 1 and x.flags.c_contiguous:
+                by_shape.setdefault(x.shape, []).append(view)
+            else:
+                groups.append(_Group(None, x))
+                groups[-1].add(view[0], len(x), view[2])
+        for members in by_shape.values():
+            for x, order in _batch.runs([x for _, x, _ in members]):
+                group = _Group(None, x)
+                for index in order:
+                    group.add(members[index][0], 1, members[index][2])
+                groups.append(group)
         return groups
 
     def _add(self, groups: list[_Group], request: Request, form: int) -> None:
@@ -196,7 +215,7 @@ class NativeServable:
         raise UnsupportedMediaType(f"content-type {sent} is not read by model {self.name}; send one of {_READ}{also}")
 
     def _read_values(self, request: Request, fault: _codec.NotNumbers) -> Array:
-        """What JSON can say beyond plain numbers: null, booleans, numbers in strings. Else DecodeError as in *fault*."""
+        """What JSON says beyond plain numbers: null, booleans, numbers in strings. Else DecodeError as in *fault*."""
         try:
             value = orjson.loads(request.body)
         except orjson.JSONDecodeError as error:

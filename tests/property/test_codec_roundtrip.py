@@ -38,7 +38,7 @@ def same_bits(a, b):
 
 
 def all_exponents(dtype, count, seed):
-    """Finite floats, any bit pattern as likely as any other: so all exponents, subnormals, both signs. And all powers of two."""
+    """Finite floats, each bit pattern as likely as another, so all exponents and both signs; and all powers of two."""
     whole = (
         np.random.default_rng(seed)
         .integers(0, 2 ** (8 * dtype.itemsize), count, np.uint64)
@@ -231,7 +231,7 @@ VALUES = st.recursive(
 
 
 def check_against_orjson(body):
-    """What we accept is JSON and has the values that orjson reads; what is no JSON we refuse, and never as NotNumbers after the fact."""
+    """What we accept is JSON and has the values that orjson reads; what orjson refuses we refuse."""
     rows = RowBuffer("float64", 1 << 16)
     try:
         added = rows.append_json(body)
