@@ -141,6 +141,7 @@ cdef enum:
     LINGER_BYTES = 524288       # read and thrown away after a refusal, so that a reset does not overtake it
     POLL_SPIN_NS = 3000         # how long one look at the completion rings may last when the loop has nothing else to do
     FIELDS_MOST = 32768         # field lines of one answer
+    SPIN_OUTSTANDING = 2        # spin only while so few requests are under way: one wake-up for many costs each little
     LINGER_NS = 1500000000
 
 # Who holds a slot.
@@ -1645,7 +1646,8 @@ cdef class Frontend:
         if self.busy_count == 0:
             self.is_polling = False
             return
-        if quiet and now - self.waiting_since_ns >= (self.spin_ns if self.gap_ns <= self.spin_ns else 0):
+        if quiet and (now - self.waiting_since_ns >= (self.spin_ns if self.gap_ns <= self.spin_ns else 0)
+                      or self.links[self.busy[0]].outstanding > SPIN_OUTSTANDING):
             doorbell_park(&self.header.bell)
             if self.drain() == 0:
                 self.parks += 1

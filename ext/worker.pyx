@@ -65,6 +65,7 @@ from syscalls cimport eventfd_bump, file_bytes, futex_wait, map_shared, monotoni
 
 cdef enum:
     PARK_NS = 1000000000  # a death wakes no futex waiter: look around once a second
+    SPIN_BATCH = 2        # spin only while batches have been as small as this
 
 
 class Headers(Mapping):
@@ -710,12 +711,13 @@ cdef class Port:
     cdef bint wait(self, uint64_t due_ns) except -1:
         """Spins, then sleeps, until there is news or `due_ns` comes. False after a second without either.
 
-        A sleep and wake-up across cores costs some 50 us, a spin 0.2 us, so while requests come densely the worker spins for
-        up to spin_us; when they do not, it sleeps at once.
+        A sleep and wake-up across cores costs some 50 us, a look at the rings 0.2 us, so while requests come densely the
+        worker spins for up to spin_us. It sleeps at once where they do not, and where they come in batches: one wake-up for
+        several requests costs each little, and the core is of more use to whoever sends them.
         """
         cdef uint64_t start = monotonic_ns()
         cdef uint64_t now = start
-        cdef uint64_t limit = start + (self.spin_ns if self.gap_ns <= self.spin_ns else 0)
+        cdef uint64_t limit = start + (self.spin_ns if self.gap_ns <= self.spin_ns and self.batch_rows <= SPIN_BATCH else 0)
         cdef bint quiet = True
         self.started_ns = self.waiting_from_ns = start
         self.enter(WORKER_IDLE, 0)

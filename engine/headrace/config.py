@@ -186,13 +186,13 @@ class Config:
         10_000, "open connections per frontend; past that new ones are closed", "MAX_CONNECTIONS", "int", 1, 1_000_000
     )
     spin_us: int = knob(
-        50,
+        100,
         "longest time that a worker spins before it sleeps, in microseconds; 0 = never spin",
         "SPIN",
         "microseconds",
         0,
         10_000,
-        shown="50; 0 with fewer usable cores than processes",
+        shown="100; 0 with fewer usable cores than processes",
     )
     log_level: str = knob("INFO", "least level that is printed", "LOG_LEVEL", "choice", choices=log.LEVELS)
     log_format: str = knob("text", "form of a log line", "LOG_FORMAT", "choice", choices=log.FORMATS)
