@@ -47,6 +47,7 @@ SAGEMAKER_MARKERS = (
 _KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
 _HOUR_MS = 3_600_000
 _DEFAULT_MANAGEMENT_PORT = 8081
+_SPIN_US = 100
 _PAYLOADS = ("max_request_bytes", "max_response_bytes")
 
 
@@ -186,7 +187,7 @@ class Config:
         10_000, "open connections per frontend; past that new ones are closed", "MAX_CONNECTIONS", "int", 1, 1_000_000
     )
     spin_us: int = knob(
-        100,
+        _SPIN_US,
         "longest time that a worker spins before it sleeps, in microseconds; 0 = never spin",
         "SPIN",
         "microseconds",
@@ -375,7 +376,7 @@ class _Reading:
             "arena_bytes": self._default_arena_bytes,
             "max_request_bytes": lambda: min(100 * _MIB, values["arena_bytes"] // 2),
             "max_response_bytes": lambda: min(100 * _MIB, values["arena_bytes"] // 2),
-            "spin_us": lambda: 50 if cores >= values["workers"] + values["frontends"] else 0,
+            "spin_us": lambda: _SPIN_US if cores >= values["workers"] + values["frontends"] else 0,
         }
         for name, default in defaults.items():
             if self.is_default(name):

@@ -27,11 +27,8 @@ class Response:
         content_type: str | None = None,
         headers: Mapping[str, str] | Iterable[tuple[str, str]] | None = None,
     ) -> None:
-        if (
-            type(status) is not int
-            and (isinstance(status, bool) or not isinstance(status, int))
-            or not 200 <= status <= 599
-        ):
+        is_number = type(status) is int or (isinstance(status, int) and not isinstance(status, bool))
+        if not is_number or not 200 <= status <= 599:
             raise ValueError(f"Response status {status!r} is no final status; use an integer from 200 to 599")
         self.body = body
         self.status = status

@@ -42,7 +42,7 @@ def test_defaults_standalone(machine_of):
     settings = load()
     chosen = settings.config
     assert (chosen.host, chosen.port, chosen.management_port) == ("127.0.0.1", 8080, 8081)
-    assert (chosen.workers, chosen.frontends, chosen.pin, chosen.spin_us) == (7, 1, "auto", 50)
+    assert (chosen.workers, chosen.frontends, chosen.pin, chosen.spin_us) == (7, 1, "auto", 100)
     assert (chosen.eviction, chosen.isolation, chosen.template_imports) == ("lru", "auto", ("numpy",))
     assert chosen.memory_budget_bytes == machine.memory_limit_bytes() * 80 // 100
     assert (chosen.arena_bytes, chosen.max_request_bytes, chosen.max_response_bytes) == (
