@@ -167,7 +167,7 @@ def signal_name(number: int) -> str:
 
 def oom_kills(root: str = "/") -> int:
     """How often the kernel's out-of-memory killer has struck in our control group; where that is not told, anywhere."""
-    for version, group in machine._groups(root, "memory"):
+    for version, group in machine.control_groups(root, "memory"):
         count = _counter(group / ("memory.events" if version == 2 else "memory.oom_control"))
         if count is not None:
             return count

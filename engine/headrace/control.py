@@ -9,36 +9,29 @@ with bytes of earlier frames, so the frame says under "fds" how many of those th
 
 Invariants
 1. Neither side trusts a length: a frame beyond MESSAGE_BYTES_MAX, one that is no JSON object with an "op", descriptors
-   that no frame announced or a count that does not match end the channel with ChannelError, as does a peer that stops
-   reading while SEND_BYTES_MAX wait for it.
+   that no frame announced or a count that does not match end the channel with ChannelError.
 2. Descriptors come close-on-exec. Those that receive() or serve() hand out are the caller's to close; all others (of
    replies, of messages never taken, of a channel that broke) are closed here.
 3. send() keeps nothing of the caller's: its descriptors may be closed as soon as it returns.
 """
 
 import array
-import asyncio
-import inspect
 import os
 import select
 import socket
 import struct
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import orjson
-
-from headrace import errors
 
 Message = dict[str, Any]
 Received = tuple[Message, list[int]]
 
 MESSAGE_BYTES_MAX = 4 << 20
 DESCRIPTORS_MAX = 64  # in one frame, and received ahead of theirs; the kernel carries 253
-SEND_BYTES_MAX = 64 << 20
-INBOX_MAX = 1024  # messages that nobody took yet; then we stop reading
 READ_BYTES = 64 << 10
 
 _LENGTH = struct.Struct("<I")
@@ -122,7 +115,7 @@ class Decoder:
         self._buffer.clear()
 
 
-def _read(sock: socket.socket, decoder: Decoder) -> bool:
+def read(sock: socket.socket, decoder: Decoder) -> bool:
     """One read that never waits. False: nothing there. Raises EOFError when the peer is gone, ChannelError."""
     try:
         data, ancillary, flags, _ = sock.recvmsg(READ_BYTES, _ANCILLARY_BYTES, _READ_FLAGS)
@@ -143,7 +136,7 @@ def _read(sock: socket.socket, decoder: Decoder) -> bool:
     return True
 
 
-def _write(sock: socket.socket, data: memoryview, fds: Sequence[int], flags: int = 0) -> int:
+def write(sock: socket.socket, data: memoryview, fds: Sequence[int], flags: int = 0) -> int:
     """Bytes of *data* sent by one sendmsg(); *fds* went along when there was one."""
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
     return sock.sendmsg([data], ancillary, socket.MSG_NOSIGNAL | flags)
@@ -167,7 +160,7 @@ class Channel:
         """Send, waiting while the socket is full. Raises ConnectionError when the peer is gone, ValueError."""
         left = memoryview(encode(message, len(fds)))
         while left:
-            left = left[_write(self._sock, left, fds) :]
+            left = left[write(self._sock, left, fds) :]
             fds = ()
 
     def reply(self, message: Message, **fields: Any) -> None:
@@ -181,7 +174,7 @@ class Channel:
         """
         until = None if timeout is None else time.monotonic() + timeout
         while (received := self._decoder.next()) is None:
-            if _read(self._sock, self._decoder):
+            if read(self._sock, self._decoder):
                 continue
             left_ms = None if until is None else max(0.0, (until - time.monotonic()) * 1000)
             if left_ms == 0 or not self._is_readable(left_ms):
@@ -196,198 +189,3 @@ class Channel:
     def close(self) -> None:
         self._decoder.close()
         self._sock.close()
-
-
-class AsyncChannel:
-    """The end that lives in an event loop (asyncio's or uvloop's), for the supervisor and frontends.
-
-    To be made inside the loop; *sock* is a connected socket or its descriptor, which the channel then owns. Reading
-    begins at once: replies reach their call() whether or not anybody receives. receive() and serve() are for one task.
-    *on_sent* is called whenever a whole message has gone out, for a peer that does not sleep on its socket.
-    """
-
-    def __init__(self, sock: socket.socket | int, on_sent: Callable[[], None] | None = None) -> None:
-        self._sock = socket.socket(fileno=sock) if isinstance(sock, int) else sock
-        self._sock.setblocking(False)
-        self._loop = asyncio.get_running_loop()
-        self._on_sent = on_sent
-        self._decoder = Decoder()
-        self._inbox: deque[Received] = deque()
-        self._waiter: asyncio.Future[None] | None = None
-        self._calls: dict[int, asyncio.Future[Message]] = {}
-        self._last_id = 0
-        self._outbox: deque[tuple[memoryview, list[int]]] = deque()
-        self._outbox_bytes = 0
-        self._end: Exception | None = None  # why nothing more will come
-        self._is_reading = False
-        self._read_on()
-
-    @property
-    def is_open(self) -> bool:
-        return self._end is None
-
-    def send(self, message: Message, fds: Sequence[int] = ()) -> None:
-        """Send now or as soon as the peer reads; never waits. Raises ConnectionError when it is gone, ValueError."""
-        data = memoryview(encode(message, len(fds)))
-        if self._end is not None:
-            raise ConnectionError(f"control message {message.get('op')!r} not sent: {self._end}")
-        if not self._outbox:
-            try:
-                sent = _write(self._sock, data, fds)
-            except (BlockingIOError, InterruptedError):
-                sent = 0
-            except OSError as error:  # the end; the reader, which may still find last words, will come to it by itself
-                raise ConnectionError(f"control message {message.get('op')!r} not sent: {error.strerror}") from None
-            if sent == len(data):
-                self._report_sent()
-                return
-            data, fds = data[sent:], fds if sent == 0 else ()
-            self._loop.add_writer(self._sock.fileno(), self._on_writable)
-        self._outbox.append((data, [os.dup(fd) for fd in fds]))
-        self._outbox_bytes += len(data)
-        if self._outbox_bytes > SEND_BYTES_MAX:
-            self._stop(ChannelError(f"peer does not read: {self._outbox_bytes} bytes of control messages wait for it"))
-            raise ChannelError(str(self._end))
-
-    def reply(self, message: Message, **fields: Any) -> None:
-        """Answer the call *message*."""
-        self.send({"op": "reply", "id": message.get("id"), "ok": True, **fields})
-
-    def call(
-        self, message: Message, fds: Sequence[int] = (), timeout: float | None = None
-    ) -> Coroutine[Any, Any, Message]:
-        """Send *message* at once; what is returned, to be awaited, is its reply, *timeout* seconds from then at most.
-
-        Raises ConnectionError when the peer is gone or goes, the remote error as a HeadraceError, TimeoutError.
-        """
-        self._last_id += 1
-        self.send({**message, "id": self._last_id}, fds)
-        future: asyncio.Future[Message] = self._loop.create_future()
-        self._calls[self._last_id] = future
-        return self._reply_to(self._last_id, future, message.get("op"), timeout)
-
-    async def _reply_to(
-        self, call_id: int, future: asyncio.Future[Message], op: object, timeout: float | None
-    ) -> Message:
-        try:
-            reply = await asyncio.wait_for(future, timeout)
-        except asyncio.TimeoutError:  # on 3.10 not yet the built-in one
-            raise TimeoutError(f"no reply to control message {op!r} for {timeout} s") from None
-        finally:
-            self._calls.pop(call_id, None)
-        if reply.get("ok") is False:
-            raise errors.from_message(reply)
-        return reply
-
-    async def receive(self) -> Received:
-        """The next message that is no reply. Raises EOFError when the peer is gone, ChannelError."""
-        while not self._inbox:
-            if self._end is not None:
-                raise self._end
-            self._waiter = self._loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        received = self._inbox.popleft()
-        self._read_on()
-        return received
-
-    async def serve(self, handler: Callable[[Message, list[int]], Awaitable[None] | None]) -> None:
-        """Give each message that is no reply to *handler*, in order; return when the peer is gone. Raises ChannelError.
-
-        An awaitable that the handler returns is awaited before the next message.
-        """
-        while True:
-            try:
-                message, fds = await self.receive()
-            except EOFError:
-                return
-            result = handler(message, fds)
-            if inspect.isawaitable(result):
-                await result
-
-    def close(self) -> None:
-        self._stop(EOFError("control channel was closed here"))
-        for _, fds in self._inbox:
-            close_descriptors(fds)
-        self._inbox.clear()
-        self._sock.close()
-
-    def _read_on(self) -> None:
-        if not self._is_reading and self._end is None and len(self._inbox) < INBOX_MAX:
-            self._loop.add_reader(self._sock.fileno(), self._on_readable)
-            self._is_reading = True
-
-    def _read_off(self) -> None:
-        if self._is_reading:
-            self._loop.remove_reader(self._sock.fileno())
-            self._is_reading = False
-
-    def _on_readable(self) -> None:
-        try:
-            _read(self._sock, self._decoder)
-            while (received := self._decoder.next()) is not None:
-                self._deliver(*received)
-        except (EOFError, ChannelError) as error:
-            self._stop(error)
-        if len(self._inbox) >= INBOX_MAX:
-            self._read_off()
-        if self._inbox:
-            self._wake()
-
-    def _deliver(self, message: Message, fds: list[int]) -> None:
-        if message["op"] != "reply":
-            self._inbox.append((message, fds))
-            return
-        close_descriptors(fds)
-        call_id = message.get("id")
-        future = self._calls.get(call_id) if type(call_id) is int else None
-        if future is not None and not future.done():  # else a reply past its call's time-out
-            future.set_result(message)
-
-    def _on_writable(self) -> None:
-        try:
-            while self._outbox:
-                data, fds = self._outbox[0]
-                sent = _write(self._sock, data, fds)
-                close_descriptors(fds)
-                self._outbox_bytes -= sent
-                if sent < len(data):
-                    self._outbox[0] = (data[sent:], [])
-                else:
-                    self._outbox.popleft()
-                    self._report_sent()
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            self._drop_outbox()
-        self._loop.remove_writer(self._sock.fileno())
-
-    def _report_sent(self) -> None:
-        if self._on_sent is not None:
-            self._on_sent()
-
-    def _drop_outbox(self) -> None:
-        for _, fds in self._outbox:
-            close_descriptors(fds)
-        self._outbox.clear()
-        self._outbox_bytes = 0
-
-    def _stop(self, reason: Exception) -> None:
-        """No more traffic: fail the calls, wake the receiver once the inbox is empty. The first reason stays."""
-        if self._end is not None:
-            return
-        self._end = reason
-        self._read_off()
-        self._loop.remove_writer(self._sock.fileno())
-        self._drop_outbox()
-        self._decoder.close()
-        for future in self._calls.values():
-            if not future.done():
-                future.set_exception(ConnectionError(str(reason)))
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)

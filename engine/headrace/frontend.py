@@ -21,7 +21,8 @@ from headrace._frontend import INFERENCE, MANAGEMENT, Exchange
 from headrace._frontend import Frontend as DataPath
 from headrace._memory import largest_slot
 from headrace.config import Config
-from headrace.control import AsyncChannel, Message
+from headrace.control import Message
+from headrace.control_async import AsyncChannel
 
 SWEEP_S = 0.25  # deadlines are enforced this exactly
 TRIM_EVERY = 8  # sweeps; pages go back after they were not needed for two such periods

@@ -19,7 +19,8 @@ from headrace import control, log, processes
 from headrace._memory import create_segment, largest_slot
 from headrace.children import Backoff, BootFailed, Death, Reaper, guard, wait_for_death
 from headrace.config import Config
-from headrace.control import AsyncChannel, ChannelError, Message
+from headrace.control import ChannelError, Message
+from headrace.control_async import AsyncChannel
 from headrace.errors import HeadraceError
 
 READY_S = 30.0

@@ -93,11 +93,11 @@ def _cpu_v1(group: Path) -> float | None:
 
 
 def _smallest(root: str, controller: str, v2: Reader, v1: Reader) -> float | None:
-    limits = [(v2 if version == 2 else v1)(group) for version, group in _groups(root, controller)]
+    limits = [(v2 if version == 2 else v1)(group) for version, group in control_groups(root, controller)]
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def _groups(root: str, controller: str) -> Iterator[tuple[int, Path]]:
+def control_groups(root: str, controller: str) -> Iterator[tuple[int, Path]]:
     """(version, directory) of each control group of this process that can limit *controller*, from leaf to top."""
     mounts = list(_mounts(root))
     for line in _read(Path(root, "proc/self/cgroup")).splitlines():

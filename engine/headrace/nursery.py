@@ -8,7 +8,8 @@ from headrace import control, log, processes
 from headrace._memory import Board
 from headrace.children import BootFailed, Reaper
 from headrace.config import Config
-from headrace.control import AsyncChannel, Message
+from headrace.control import Message
+from headrace.control_async import AsyncChannel
 from headrace.errors import HeadraceError
 
 START_S = 300.0  # imports from a cold disk; torch alone takes seconds

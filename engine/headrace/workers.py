@@ -20,7 +20,8 @@ from headrace import affinity, log, placement, processes
 from headrace._memory import WORKERS_MAX, Board
 from headrace.children import Backoff, BootFailed, Death, Reaper, guard, wait_for_death
 from headrace.config import Config
-from headrace.control import AsyncChannel, ChannelError, Message, close_descriptors
+from headrace.control import ChannelError, Message, close_descriptors
+from headrace.control_async import AsyncChannel
 from headrace.errors import HeadraceError, WorkerLost
 from headrace.frontends import Frontend, Frontends
 from headrace.nursery import Nursery

@@ -12,8 +12,9 @@ import orjson
 import pytest
 import uvloop
 
-from headrace import control, errors
-from headrace.control import AsyncChannel, Channel, ChannelError
+from headrace import control, control_async, errors
+from headrace.control import Channel, ChannelError
+from headrace.control_async import AsyncChannel
 
 Script = Callable[[], Awaitable[None]]
 
@@ -310,7 +311,7 @@ def test_a_peer_that_never_reads_is_given_up(run: Callable[[Script], None]) -> N
         left, right = control.pair()
         sender = AsyncChannel(left)
         message = {"op": "x", "text": "y" * 1_000_000}
-        for _ in range(control.SEND_BYTES_MAX // 1_000_000):
+        for _ in range(control_async.SEND_BYTES_MAX // 1_000_000):
             sender.send(message)
         with pytest.raises(ChannelError, match="peer does not read"):
             sender.send(message)
@@ -331,7 +332,7 @@ def test_a_flood_that_nobody_takes_is_not_read_on(run: Callable[[Script], None])
             try:
                 sent += right.send(data)
             except BlockingIOError:
-                if len(receiver._inbox) >= control.INBOX_MAX:
+                if len(receiver._inbox) >= control_async.INBOX_MAX:
                     break
             await asyncio.sleep(0)
         else:

@@ -18,7 +18,8 @@ SIDES = {
         "roots",
         MODEL_LIBRARIES,
     ),
-    "frontend": ("frontend connection routes dispatch dialects", "roots frontend", MODEL_LIBRARIES),
+    "loops": ("control_async", "roots loops", MODEL_LIBRARIES),
+    "frontend": ("frontend connection routes dispatch dialects", "roots loops frontend", MODEL_LIBRARIES),
     "worker": (
         "worker template batcher loaders model request namespace native answers handler script mms multipart",
         "roots worker",
@@ -26,7 +27,7 @@ SIDES = {
     ),
     "supervisor": (
         "supervisor children deployment listeners management nursery frontends workers registry placement artifact",
-        "roots supervisor",
+        "roots loops supervisor",
         MODEL_LIBRARIES,
     ),
     "commands": ("cli __main__ startup_models settings_table", "roots supervisor commands", MODEL_LIBRARIES),
