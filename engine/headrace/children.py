@@ -93,12 +93,12 @@ class Reaper:
             _, status = os.waitpid(pid, 0)
             self._report(pid, status)
 
-    def kill(self, pid: int) -> None:
+    def kill(self, pid: int, number: int = signal.SIGKILL) -> None:
         """End a watched child and what it has started: its process group. A pid that was reaped is let be."""
         if pid in self._watched:
             for send in (os.killpg, os.kill):  # it may not have made itself the leader of a group yet
                 try:
-                    send(pid, signal.SIGKILL)
+                    send(pid, number)
                 except (ProcessLookupError, PermissionError):
                     pass
 

@@ -17,7 +17,7 @@ from socket import socket
 
 from headrace import affinity, listeners, log, processes
 from headrace._memory import Board, create_board
-from headrace.children import Reaper, signal_name
+from headrace.children import Reaper, guard, signal_name
 from headrace.config import Config, ModelSpec, Settings
 from headrace.control import Message
 from headrace.deployment import Deployment
@@ -26,6 +26,7 @@ from headrace.frontends import Frontend, Frontends
 from headrace.management import Management
 from headrace.nursery import Nursery
 from headrace.registry import Model, Registry
+from headrace.watchdog import Watchdog
 from headrace.workers import Workers
 
 # SageMaker and Docker kill 30 s (10 s) after SIGTERM; what is accepted gets most of it.
@@ -84,9 +85,18 @@ class Supervisor:
         self._deployment = Deployment(config, self._registry, self._workers, self._frontends)
         self._workers.on_up, self._workers.on_down = self._deployment.restore, self._deployment.take_down
         self._management = Management(config, self._registry, self._deployment)
+        self._watchdog = Watchdog(config, board, self._workers, self._reaper)
 
     async def run(self) -> int:
         """Start, serve, drain; returns the exit status."""
+        watch = asyncio.create_task(self._watchdog.run())
+        guard(watch, self._fail)
+        try:
+            return await self._run()
+        finally:
+            watch.cancel()
+
+    async def _run(self) -> int:
         start = asyncio.create_task(self._start())
         stop = asyncio.create_task(self._stop.wait())
         await asyncio.wait({start, stop}, return_when=asyncio.FIRST_COMPLETED)

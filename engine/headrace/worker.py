@@ -5,6 +5,7 @@ or one: which, is the supervisor's business.
 """
 
 import ctypes
+import faulthandler
 import gc
 import os
 import signal
@@ -159,6 +160,7 @@ def _give_memory_back() -> None:
 def main(control_fd: int, board_fd: int, index: int, config: Config) -> NoReturn:
     """The forked child's whole life."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's ^C reaches the whole group; the supervisor decides
+    faulthandler.enable()  # a crash, or the watchdog's SIGABRT, leaves a traceback of all threads
     log.configure(config.log_level, config.log_format, f"worker-{index}")
     code = errors.Exit.OK
     try:

@@ -26,7 +26,8 @@ SIDES = {
         "asyncio uvloop",
     ),
     "supervisor": (
-        "supervisor children deployment listeners management nursery frontends workers registry placement artifact",
+        "supervisor watchdog children deployment listeners management nursery frontends workers registry placement "
+        "artifact",
         "roots loops supervisor",
         MODEL_LIBRARIES,
     ),

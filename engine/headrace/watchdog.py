@@ -1,0 +1,57 @@
+"""Ends workers that are stuck: whose loop has been in one batch for longer than anybody waits for an answer.
+
+The heartbeat is written by the loop that does the work (ext/layout.h: state, state_since_ns), never by a thread beside it,
+which would go on beating while the work is stuck. The callers have been answered by their frontend at their deadline; what
+waits behind the stuck batch is delivered again, to another worker or to the successor.
+"""
+
+import asyncio
+import signal
+import time
+
+from headrace import log
+from headrace._memory import Board
+from headrace.children import Reaper
+from headrace.config import Config
+from headrace.workers import Worker, Workers
+
+LOOK_S = 0.25
+GRACE_MS = 250  # beyond HEADRACE_TIMEOUT: time for answers under way
+TRACEBACK_S = 2.0  # between SIGABRT, which has the traceback printed, and SIGKILL
+
+_log = log.get("supervisor")
+
+
+class Watchdog:
+    def __init__(self, config: Config, board: Board, workers: Workers, reaper: Reaper) -> None:
+        self._limit_ns = (config.timeout_ms + GRACE_MS) * 1_000_000
+        self._board = board
+        self._workers = workers
+        self._reaper = reaper
+        self._ending: set[int] = set()  # pids
+
+    async def run(self) -> None:
+        """Looks around until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            self.look(time.monotonic_ns())
+
+    def look(self, now_ns: int) -> None:
+        """Begins to end every worker that is stuck at *now_ns* (CLOCK_MONOTONIC)."""
+        for worker in self._workers.by_index.values():
+            if worker.is_up and worker.pid not in self._ending:
+                page = self._board.page(worker.index)
+                busy_ns = now_ns - page["state_since_ns"]
+                if page["state"] == "running" and busy_ns > self._limit_ns:
+                    self._end(worker, page["state_model"], busy_ns)
+
+    def _end(self, worker: Worker, model: int, busy_ns: int) -> None:
+        _log.error("worker.stuck", worker=worker.index, pid=worker.pid, model_index=model, busy_ms=busy_ns // 1_000_000)
+        pid = worker.pid
+        self._ending.add(pid)
+        self._reaper.kill(pid, signal.SIGABRT)
+        asyncio.get_running_loop().call_later(TRACEBACK_S, self._finish, pid)
+
+    def _finish(self, pid: int) -> None:
+        self._ending.discard(pid)
+        self._reaper.kill(pid)  # does nothing when it is gone already
