@@ -87,12 +87,9 @@ def apply(cpus: Iterable[int] | None, threads: int) -> None:
         os.sched_setaffinity(0, cpus)
     os.environ.update(thread_environment(threads))
     if threads > 1:
-        try:
-            import threadpoolctl  # type: ignore[import-untyped]
-        except ImportError:
-            pass
-        else:
-            threadpoolctl.threadpool_limits(threads)
+        import threadpoolctl  # here, since most workers have one thread and need not pay for it
+
+        threadpoolctl.threadpool_limits(threads)
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(threads)

@@ -1,8 +1,8 @@
 """Ends workers that are stuck: whose loop has been in one batch for longer than anybody waits for an answer.
 
-The heartbeat is written by the loop that does the work (ext/layout.h: state, state_since_ns), never by a thread beside it,
-which would go on beating while the work is stuck. The callers have been answered by their frontend at their deadline; what
-waits behind the stuck batch is delivered again, to another worker or to the successor.
+The heartbeat is written by the loop that does the work (ext/layout.h: state, state_since_ns), never by a thread beside
+it, which would go on beating while the work is stuck. The callers have been answered by their frontend at their
+deadline; what waits behind the stuck batch is delivered again, to another worker or to the successor.
 """
 
 import asyncio

@@ -17,7 +17,7 @@ import pytest
 from headrace import control, processes
 from headrace.children import Reaper, wait_for_death
 from headrace.config import Config
-from headrace.control import AsyncChannel
+from headrace.control_async import AsyncChannel
 from headrace.errors import ConfigError, HeadraceError
 
 # What the children run instead of headrace.worker: they say who they are, then wait for our end of the channel to go.

@@ -19,7 +19,8 @@ from headrace import affinity, control, errors
 from headrace._memory import Board, create_board
 from headrace.children import Death
 from headrace.config import Config
-from headrace.control import AsyncChannel, Message
+from headrace.control import Message
+from headrace.control_async import AsyncChannel
 from headrace.deployment import Deployment
 from headrace.frontends import Frontend, Frontends
 from headrace.management import Management, model_path
