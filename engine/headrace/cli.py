@@ -27,6 +27,8 @@ _METAVARS = {
     "modules": "MODULE,...",
     "pin": "auto|off|CPUS;...",
     "host": "ADDRESS",
+    "bool": "true|false",
+    "text": "TEXT",
 }
 _EPILOG = """\
 Sizes: 512, 512KiB, 2GiB, 64KB. Durations: 250ms, 10s, 2m; a bare number is in the unit that the setting names.

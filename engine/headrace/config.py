@@ -53,11 +53,18 @@ _PAYLOADS = ("max_request_bytes", "max_response_bytes")
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A model to load at start-up. path: absolute, a directory or an archive; handler: None = found in the model."""
+    """A model to load at start-up. path: absolute, a directory or an archive; handler: None = found in the model.
+
+    workers, batch_size, batch_delay_ms, timeout_ms: None = as for any model.
+    """
 
     name: str
     path: str
     handler: str | None = None
+    workers: int | None = None
+    batch_size: int | None = None
+    batch_delay_ms: int | None = None
+    timeout_ms: int | None = None
 
 
 def knob(
@@ -79,7 +86,9 @@ def knob(
 class Config:
     """All settings; see the module for the rules. Built by load(); tests may build their own."""
 
-    host: str = knob("127.0.0.1", "address of both ports", "HOST", "host", shown="127.0.0.1; 0.0.0.0 in SageMaker mode")
+    host: str = knob(
+        "127.0.0.1", "address of the inference port", "HOST", "host", shown="127.0.0.1; 0.0.0.0 in SageMaker mode"
+    )
     port: int = knob(8080, "inference port; 0 = any free one", "PORT", "int", 0, 65535)
     management_port: int = knob(
         _DEFAULT_MANAGEMENT_PORT,
@@ -89,6 +98,13 @@ class Config:
         0,
         65535,
         shown="8081; the inference port in SageMaker mode",
+    )
+    management_host: str = knob(
+        "127.0.0.1",
+        "address of the management port",
+        "MANAGEMENT_HOST",
+        "host",
+        shown="127.0.0.1; `HEADRACE_HOST` when one port serves both",
     )
     workers: int = knob(
         1, "shared, pinned workers", "WORKERS", "int", 1, 1000, shown="usable cores - frontends, at least 1"
@@ -118,6 +134,28 @@ class Config:
         "ISOLATION",
         "choice",
         choices=("auto", "shared", "process"),
+    )
+    workers_per_model: int = knob(
+        0,
+        "replicas of a model for which no number is given; 0 = one, or one a worker for models of the command line",
+        "WORKERS_PER_MODEL",
+        "int",
+        0,
+        1000,
+    )
+    default_handler: str = knob(
+        "",
+        "handler, as `module.py:function`, of models that name none",
+        "DEFAULT_HANDLER",
+        "text",
+        shown="none",
+    )
+    decode_input: bool = knob(
+        True,
+        "whether MMS handlers get JSON bodies as objects and text bodies as str, rather than all as bytearray",
+        "DECODE_INPUT",
+        "bool",
+        shown="true; false in SageMaker mode",
     )
     template_imports: tuple[str, ...] = knob(
         ("numpy",),
@@ -155,6 +193,14 @@ class Config:
     queue: int = knob(1000, "waiting requests per model; past that 503", "QUEUE", "int", 1, 1_000_000)
     timeout_ms: int = knob(60_000, "a request's deadline", "TIMEOUT", "seconds", 1, 8760 * _HOUR_MS)
     retries: int = knob(1, "redeliveries of a request whose worker died while running it", "RETRIES", "int", 0, 10)
+    unload_timeout_ms: int = knob(
+        120_000,
+        "time that an unloaded model's running requests get; then its worker is ended",
+        "UNLOAD_TIMEOUT",
+        "seconds",
+        1,
+        _HOUR_MS,
+    )
     max_batch_size: int = knob(
         32, "rows that run together, unless the model says otherwise", "MAX_BATCH_SIZE", "int", 1, 65536
     )
@@ -205,7 +251,8 @@ class Config:
     @property
     def single_port(self) -> bool:
         """Whether both APIs share one port. Two zeros are two free ports, but one in SageMaker mode."""
-        return self.port == self.management_port and (self.port != 0 or self.sagemaker)
+        is_one = self.port == self.management_port and (self.port != 0 or self.sagemaker)
+        return is_one and self.host == self.management_host
 
     def asdict(self) -> dict[str, Any]:
         """Plain JSON values, for the control channel."""
@@ -369,7 +416,9 @@ class _Reading:
         cores = machine.usable_cores(self.root)
         defaults: dict[str, Callable[[], object]] = {
             "host": lambda: "0.0.0.0" if values["sagemaker"] else "127.0.0.1",
+            "decode_input": lambda: not values["sagemaker"],
             "management_port": self._default_management_port,
+            "management_host": lambda: values["host"] if values["port"] == values["management_port"] else "127.0.0.1",
             "workers": lambda: len(lists) or max(1, min(1000, cores - values["frontends"])),
             "memory_budget_bytes": lambda: machine.memory_limit_bytes(self.root) * 80 // 100,
             "eviction": lambda: "none" if values["multi_model"] else "lru",

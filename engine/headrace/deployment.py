@@ -23,7 +23,6 @@ from headrace.workers import Worker, WorkerDied, Workers
 
 LOAD_S = 600.0
 RESTART_S = 30.0  # that a load waits for a worker when all have just died
-UNLOAD_S = 120.0  # for requests that run; a worker that takes longer is ended
 
 _log = log.get("supervisor")
 
@@ -34,6 +33,7 @@ class Deployment:
         self._registry = registry
         self._workers = workers
         self._frontends = frontends
+        self._unload_s = config.unload_timeout_ms / 1000  # for requests that run; a worker that takes longer is ended
 
     async def load(self, model: Model) -> None:
         """Load a registered model on model.wanted workers and route to it.
@@ -163,7 +163,7 @@ class Deployment:
             )
             for result in results:
                 if isinstance(result, BaseException):
-                    await self._workers.retire(self._unused(model), UNLOAD_S)
+                    await self._workers.retire(self._unused(model), self._unload_s)
                     raise result
             return [result for result in results if isinstance(result, Worker)]
         up = await self._workers.wait_for_shared(RESTART_S)
@@ -198,7 +198,7 @@ class Deployment:
         if model.isolation == "process":
             doomed = {*indices, *(worker.index for worker in self._unused(model))}
             workers = [worker for worker in self._workers.owned_by(model.index) if worker.index in doomed]
-            await self._workers.retire(workers, UNLOAD_S)
+            await self._workers.retire(workers, self._unload_s)
         else:
             await asyncio.gather(*(self._unload_replica(model, index) for index in indices))
         for index in indices:
@@ -210,11 +210,11 @@ class Deployment:
             return  # the server ends
         model.replicas[index].become(State.UNLOADING)
         try:
-            await worker.call({"op": "unload", "model": model.index}, UNLOAD_S)
+            await worker.call({"op": "unload", "model": model.index}, self._unload_s)
         except WorkerLost:
             pass  # and the model with it
         except TimeoutError:
-            _log.error("worker.stuck", worker=index, model=model.name, op="unload", waited_s=UNLOAD_S)
+            _log.error("worker.stuck", worker=index, model=model.name, op="unload", waited_s=self._unload_s)
             self._workers.kill([worker])
         except HeadraceError as error:
             _log.error("model.not_unloaded", model=model.name, worker=index, error=error)

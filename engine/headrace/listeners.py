@@ -11,10 +11,10 @@ BACKLOG = 4096  # the kernel lowers it to net.core.somaxconn
 
 def listen(config: Config) -> dict[str, socket.socket]:
     """`inference` and, unless one port serves both, `management`. Raises ConfigError that says what is in the way."""
-    listeners = {"inference": _bind(config.host, config.port, "HEADRACE_PORT")}
+    listeners = {"inference": _bind(config.host, config.port, "HEADRACE_")}
     if not config.single_port:
         try:
-            listeners["management"] = _bind(config.host, config.management_port, "HEADRACE_MANAGEMENT_PORT")
+            listeners["management"] = _bind(config.management_host, config.management_port, "HEADRACE_MANAGEMENT_")
         except ConfigError:
             listeners["inference"].close()
             raise
@@ -27,13 +27,14 @@ def url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
 
 
-def _bind(host: str, port: int, variable: str) -> socket.socket:
+def _bind(host: str, port: int, prefix: str) -> socket.socket:
+    """prefix: of the variables that name host and port."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except OSError as error:
-        raise ConfigError(f"HEADRACE_HOST={host} cannot be resolved: {error.strerror}") from None
+        raise ConfigError(f"{prefix}HOST={host} cannot be resolved: {error.strerror}") from None
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -44,16 +45,16 @@ def _bind(host: str, port: int, variable: str) -> socket.socket:
         listener.setblocking(False)
     except OSError as error:
         listener.close()
-        raise ConfigError(_explain(error, host, port, variable)) from None
+        raise ConfigError(_explain(error, host, port, prefix)) from None
     return listener
 
 
-def _explain(error: OSError, host: str, port: int, variable: str) -> str:
+def _explain(error: OSError, host: str, port: int, prefix: str) -> str:
     where = f"{host}:{port}"
     if error.errno == errno.EADDRINUSE:
-        return f"address {where} is in use: end what listens there, or set {variable} to another port"
+        return f"address {where} is in use: end what listens there, or set {prefix}PORT to another port"
     if error.errno == errno.EACCES:
-        return f"address {where} may not be bound by this user: set {variable} to a port from 1024 up"
+        return f"address {where} may not be bound by this user: set {prefix}PORT to a port from 1024 up"
     if error.errno == errno.EADDRNOTAVAIL:
-        return f"address {where} is not of this machine: set HEADRACE_HOST to one that is, or to 0.0.0.0 for all"
-    return f"address {where} cannot be bound ({variable}): {error.strerror}"
+        return f"address {where} is not of this machine: set {prefix}HOST to one that is, or to 0.0.0.0 for all"
+    return f"address {where} cannot be bound ({prefix}PORT): {error.strerror}"

@@ -22,7 +22,7 @@ from urllib.parse import parse_qsl
 import orjson
 
 from headrace import artifact, errors, log, placement
-from headrace.config import Config
+from headrace.config import Config, ModelSpec
 from headrace.control import Message
 from headrace.deployment import Deployment
 from headrace.errors import HeadraceError, MethodNotAllowed, ModelNotFound, NotFound, RequestError
@@ -116,6 +116,14 @@ class Management:
             raise
         return 200, {"status": "Workers scaled" if asked > 0 else f'Model "{model.name}" registered'}
 
+    def register_startup(self, spec: ModelSpec) -> Model:
+        """Enter a model of the command line or the configuration file. Raises as register() does."""
+        options = {"batch_size": spec.batch_size, "batch_delay_ms": spec.batch_delay_ms}
+        given = {name: value for name, value in options.items() if value is not None}
+        model = self.register(spec.name, spec.path, spec.path, spec.handler, spec.workers or 0, given, is_startup=True)
+        model.timeout_ms = spec.timeout_ms or model.timeout_ms
+        return model
+
     def register(
         self,
         name: str | None,
@@ -135,6 +143,7 @@ class Management:
         if not name:
             raise RequestError(f"Parameter model_name is required: {url} has no manifest that names the model")
         isolation = placement.isolation_of(seen, handler or None, config.isolation)
+        wanted = asked if asked > 0 else seen.replicas or config.workers_per_model or None
         return self._registry.register(
             name,
             path,
@@ -142,7 +151,7 @@ class Management:
             handler=handler or None,
             options=dict(options or {}),
             isolation=isolation,
-            wanted=placement.replicas_of(seen, asked if asked > 0 else None, is_startup, isolation, config.workers),
+            wanted=placement.replicas_of(seen, wanted, is_startup, isolation, config.workers),
             timeout_ms=config.timeout_ms,
             is_startup=is_startup,
         )

@@ -60,6 +60,8 @@ PARSERS: dict[str, Callable[[str, str], object]] = {
     "milliseconds": lambda root, text: units.parse_duration_ms(text, "ms"),
     "microseconds": lambda root, text: round(units.parse_duration_ms(text, "us") * 1000),
     "choice": lambda root, text: text.strip(),
+    "bool": lambda root, text: units.parse_bool(text),
+    "text": lambda root, text: text.strip(),
     "modules": parse_modules,
     "pin": parse_pin,
 }
@@ -82,6 +84,7 @@ ALIASES: tuple[tuple[str, str, Callable[[str], object]], ...] = (
     ("SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS", "timeout_ms", lambda text: units.parse_int(text) * 1000),
     ("SAGEMAKER_MODEL_SERVER_TIMEOUT", "timeout_ms", lambda text: units.parse_int(text) * 60_000),
     ("SAGEMAKER_MAX_PAYLOAD_IN_MB", "max_request_bytes", lambda text: units.parse_int(text) * (1 << 20)),
+    ("SAGEMAKER_HANDLER", "default_handler", str.strip),
     ("SAGEMAKER_CONTAINER_LOG_LEVEL", "log_level", parse_log_level),
 )
 

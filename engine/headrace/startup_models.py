@@ -50,13 +50,18 @@ def choose(named: Sequence[str], store: str | None, entries: Sequence[str], envi
             models += _from_store(store, entries, problems)
         else:
             problems.append(f"--model-store {store}: no such directory")
+    return Choice(_distinct(models, problems), store, False, "the command line")
+
+
+def _distinct(models: list[ModelSpec], problems: list[str]) -> tuple[ModelSpec, ...]:
+    """The models, whose names must differ. Raises ConfigError with that and all earlier problems."""
     for name, count in Counter(spec.name for spec in models).items():
         if count > 1:
             paths = ", ".join(spec.path for spec in models if spec.name == name)
             problems.append(f"model name {name!r} is given {count} times ({paths}); names must differ")
     if problems:
         raise ConfigError("\n".join(problems))
-    return Choice(tuple(models), store, False, "the command line")
+    return tuple(models)
 
 
 def check_name(name: str) -> str:
@@ -102,9 +107,11 @@ def _from_store(store: str, entries: Iterable[str], problems: list[str]) -> list
     for entry in entries:
         name, equals, file = entry.partition("=")
         file = file if equals else entry
-        path = os.path.normpath(os.path.join(store, file))
-        if not file or ".." in file.split("/") or os.path.commonpath((store, path)) != store:
-            problems.append(f"--models {entry}: must be ALL, NAME=FILE or FILE, a file within {store}")
+        path = os.path.normpath(os.path.join(store, file))  # an absolute one is the operator's word for another place
+        if not file or ".." in file.split("/"):
+            problems.append(
+                f"--models {entry}: must be ALL, NAME=FILE or FILE, a file within {store} or an absolute path"
+            )
         elif spec := _spec(name if equals else _name_of(path), path, problems):
             models.append(spec)
     return models

@@ -36,10 +36,14 @@ STOP_S = 3.0
 _log = log.get("supervisor")
 
 
-def run(settings: Settings) -> int:
-    """Serve until a signal says stop; returns the exit status (errors.Exit, or 128 + the signal when ended at once)."""
+def run(settings: Settings, title: str | None = "supervisor") -> int:
+    """Serve until a signal says stop; returns the exit status (errors.Exit, or 128 + the signal when ended at once).
+
+    title: None leaves the process's arguments as they are, for those that look for one of them.
+    """
     config = settings.config
-    processes.set_title("supervisor")
+    if title is not None:
+        processes.set_title(title)
     processes.keep_descriptors()
     try:
         sockets = listeners.listen(config)
@@ -157,7 +161,7 @@ class Supervisor:
 
     def _register(self, spec: ModelSpec, is_only: bool) -> Model | None:
         try:
-            model = self._management.register(spec.name, spec.path, spec.path, spec.handler, is_startup=True)
+            model = self._management.register_startup(spec)
         except ModelError as error:
             if is_only:
                 raise

@@ -126,6 +126,8 @@ class Worker:
             "max_batch_size": config.max_batch_size,
             "max_batch_delay_ms": config.max_batch_delay_ms,
             "max_request_bytes": config.max_request_bytes,
+            "default_handler": config.default_handler or None,
+            "decode_input": config.decode_input,
         }
 
     def unload(self, message: Message) -> None:

@@ -100,6 +100,7 @@ def test_each_knob_can_be_set_by_its_variable_and_shows_as_it_is_written(name):
         "memory_budget_bytes": "2GiB",
         "eviction": "none",
         "isolation": "process",
+        "decode_input": "false",
         "template_imports": "numpy,torch.nn",
         "arena_bytes": "512MiB",
         "max_request_bytes": "3MiB",

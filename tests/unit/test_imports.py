@@ -31,7 +31,11 @@ SIDES = {
         "roots loops supervisor",
         MODEL_LIBRARIES,
     ),
-    "commands": ("cli __main__ startup_models settings_table", "roots supervisor commands", MODEL_LIBRARIES),
+    "commands": (
+        "cli __main__ model_server server_file properties startup_models settings_table",
+        "roots supervisor commands",
+        MODEL_LIBRARIES,
+    ),
     "package": ("__init__", "roots worker", f"{MODEL_LIBRARIES} asyncio uvloop"),
 }
 PUBLIC = {"Model", "Request", "Response", "InferenceError"}  # names of the package itself rather than modules
