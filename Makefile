@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 WRK ?= wrk
-SOURCES := setup.py pyproject.toml $(wildcard ext/*.pyx ext/*.pxd ext/*.h)
+SOURCES := setup.py pyproject.toml $(wildcard ext/*.pyx ext/*.pxi ext/*.pxd ext/*.h)
 PYTHONS ?= python3.10 python3.11 python3.12 python3.13
 
 .PHONY: run test test-all lint types bench bench-micro digits dist clean help

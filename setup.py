@@ -29,7 +29,7 @@ if BUILD == "sanitize":
     compile_args += SANITIZERS
     link_args += SANITIZERS
 
-HEADERS = sorted(str(path) for pattern in ("*.h", "*.pxd") for path in Path("ext").glob(pattern))
+HEADERS = sorted(str(path) for pattern in ("*.h", "*.pxd", "*.pxi") for path in Path("ext").glob(pattern))
 
 extensions = [
     Extension(

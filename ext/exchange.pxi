@@ -1,0 +1,84 @@
+"""One request and its answer, and the models that requests may name."""
+
+# Where an exchange stands.
+cdef enum:
+    FILLING = 0     # its body is still arriving
+    QUEUED = 1      # no worker can take it now
+    SUBMITTED = 2   # a worker has it
+    READY = 3       # answered: by a worker (answer) or from here (text)
+    PENDING = 4     # the supervisor was asked
+
+@cython.final
+cdef class Route:
+    """A model as a frontend knows it: who can run it, and how much is under way."""
+
+    cdef readonly str name
+    cdef readonly uint32_t model
+    cdef readonly tuple workers
+    cdef uint32_t most          # requests under way; past that 503
+    cdef readonly uint32_t in_flight
+    cdef uint64_t timeout_ns
+    cdef uint32_t room          # for an answer, learned from earlier ones
+    cdef object waiting         # exchanges that no worker can take now
+
+
+@cython.final
+@cython.freelist(256)
+cdef class Exchange:
+    """One request and its answer, from the head's last byte to the answer's."""
+
+    cdef Connection connection
+    cdef Exchange next
+    cdef Route route
+    cdef uint64_t request_id
+    cdef uint64_t arrival_ns
+    cdef uint64_t deadline_ns
+    cdef uint32_t slot
+    cdef uint32_t body_length
+    cdef uint32_t head_length
+    cdef uint32_t head_kept     # bytes of the head as it lies in the slot
+    cdef uint16_t attempt
+    cdef uint8_t state
+    cdef uint8_t kind
+    cdef uint8_t accept
+    cdef uint8_t method
+    cdef bint keep_alive
+    cdef bint is_http10
+    cdef Completion answer
+    cdef bytes text             # an answer made here: its body
+    cdef bytes fields
+    cdef uint16_t status
+    cdef object asked           # what the supervisor is asked once the body is there: (path, query, content type)
+
+
+cdef Exchange new_exchange(Connection connection):
+    cdef Exchange exchange = Exchange.__new__(Exchange)
+    exchange.connection = connection
+    exchange.slot = ARENA_NONE
+    exchange.answer.slot = ARENA_NONE
+    exchange.method = HTTP_POST
+    exchange.kind = MEDIA_JSON
+    exchange.fields = b""
+    return exchange
+
+
+cdef bint fields_are_clean(const uint8_t *lines, size_t length) noexcept:
+    """Whether these are whole field lines that may go out, and none of them is the server's own (HTTP.md, section 9)."""
+    cdef const uint8_t *end = lines + length
+    cdef const uint8_t *colon
+    cdef const uint8_t *stop
+    cdef const uint8_t *value
+    while lines < end:
+        stop = <const uint8_t *>memchr(lines, 13, end - lines)
+        if stop is NULL or stop + 1 >= end or stop[1] != 10:
+            return False
+        colon = <const uint8_t *>memchr(lines, 58, stop - lines)
+        if colon is NULL:
+            return False
+        value = colon + 1
+        while value < stop and value[0] == 32:
+            value += 1
+        if not http_field_ok(lines, colon - lines, value, stop - value) or http_field_is_owned(lines, colon - lines):
+            return False
+        lines = stop + 2
+    return True

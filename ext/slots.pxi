@@ -1,0 +1,245 @@
+"""Slots and who holds them; workers and how many slots each holds."""
+
+# Who holds a slot.
+cdef enum:
+    HOLD_EXCHANGE = 1
+    HOLD_WORKER = 2
+
+cdef struct Lease:
+    void *exchange          # borrowed; NULL once nobody waits for the answer
+    uint64_t request_id
+    uint32_t generation     # of the lease: raised when the slot becomes free, so that a late completion names nothing
+    uint32_t exports
+    uint32_t granted_for    # slot of the request that this one was granted for; ARENA_NONE for a request's own
+    uint16_t worker
+    uint8_t holds
+
+cdef struct Link:
+    RingPair *pair
+    RingEnd submit
+    RingEnd complete
+    Doorbell *bell
+    uint32_t outstanding    # slots that the worker holds
+    uint32_t busy_at        # place in Frontend.busy while outstanding
+    bint is_up
+
+
+@cython.final
+cdef class SlotView:
+    """Bytes of a slot on loan to a transport that could not send them all at once."""
+
+    cdef Frontend frontend
+    cdef uint32_t slot
+    cdef uint8_t *start
+    cdef Py_ssize_t length
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(view, self, self.start, self.length, True, flags)
+        self.frontend.leases[self.slot].exports += 1
+
+    def __releasebuffer__(self, Py_buffer *view):
+        self.frontend.leases[self.slot].exports -= 1
+        self.frontend.free_if_idle(self.slot)
+
+
+cdef class Slots:
+    """The books of the arena: which slot is leased to which exchange, which worker has it, which buffers are out."""
+
+    cdef SegmentHeader *header
+    cdef uint8_t *base
+    cdef uint64_t length
+    cdef uint8_t *board
+    cdef int segment_fd
+    cdef Arena arena
+    cdef Lease *leases
+    cdef Link *links
+    cdef uint32_t *busy             # workers that hold slots
+    cdef uint32_t busy_count
+    cdef HttpHead head              # the one that was parsed last
+    cdef uint64_t max_request
+    cdef uint64_t incomplete_bytes  # slots whose bodies are still arriving
+    cdef uint64_t incomplete_most
+
+    def __dealloc__(self):
+        if self.base is not NULL:
+            unmap_shared(self.base, self.length)
+        if self.board is not NULL:
+            unmap_shared(self.board, BOARD_BYTES)
+        free(self.leases)
+        free(self.links)
+        free(self.busy)
+
+    cdef inline uint8_t *slot_start(self, uint32_t slot) noexcept:
+        return self.base + ARENA_OFFSET + arena_offset(&self.arena, slot)
+
+    cdef inline uint64_t slot_capacity(self, uint32_t slot) noexcept:
+        return arena_class_of(&self.arena, slot).stride
+
+    cdef uint32_t lease(self, uint64_t needed) except? 0xfffffffe:
+        """A slot, if need be at the price of warm ones of other sizes. ARENA_NONE when the arena is full."""
+        cdef uint32_t slot = arena_lease(&self.arena, needed)
+        if slot == ARENA_NONE and self.reclaim():
+            slot = arena_lease(&self.arena, needed)
+        return slot
+
+    cdef bint reclaim(self) except -1:
+        """Gives all pages back that no leased slot needs."""
+        cdef ArenaRange range_
+        cdef ArenaClass *k
+        cdef uint32_t index
+        cdef bint found = False
+        for index in range(self.arena.class_count):
+            k = &self.arena.classes[index]
+            if k.warm == 0 or k.trimming:
+                continue
+            range_ = arena_trim_begin(&self.arena, k, 0)
+            if range_.length:
+                punch_hole(self.segment_fd, ARENA_OFFSET + range_.offset, range_.length)
+            if k.trimming:
+                found = True
+                arena_trim_end(k)
+        return found
+
+    cdef bint lease_for(self, Exchange exchange, Connection connection, uint8_t *data, size_t behind, Route route) except -1:
+        """Leases a slot for a request whose head is complete, and puts the head at its end. False: there is none now."""
+        cdef HttpHead *head = &self.head
+        cdef uint64_t head_length = head.head_length - head.skipped
+        cdef uint64_t body = head.content_length
+        cdef uint64_t needed, capacity
+        cdef uint32_t slot
+        cdef bint is_incomplete = body > behind or head.flags & HTTP_CHUNKED
+        if head.flags & HTTP_CHUNKED:
+            body = REST_STEP
+        needed = align64(body) + align64(head_length) + route.room
+        if is_incomplete and self.incomplete_bytes and self.incomplete_bytes + needed > self.incomplete_most:
+            return False
+        slot = self.lease(needed)
+        if slot == ARENA_NONE:
+            return False
+        capacity = self.slot_capacity(slot)
+        self.take_slot(exchange, slot, ARENA_NONE)
+        exchange.slot = slot
+        exchange.head_length = <uint32_t>head_length
+        memcpy(self.slot_start(slot) + capacity - align64(head_length), data + head.skipped, head_length)
+        if is_incomplete:
+            connection.incomplete_bytes = capacity
+            self.incomplete_bytes += capacity
+        return True
+
+    cdef bint grow(self, Connection connection, size_t more) except -1:
+        """Room for more of a chunked body: in its slot, or in one twice as large that it moves to. False: there is none now."""
+        cdef Exchange exchange = connection.filling
+        cdef uint32_t slot = exchange.slot
+        cdef uint32_t larger
+        cdef uint64_t capacity = self.slot_capacity(slot)
+        cdef uint64_t needed = align64(exchange.body_length + more) + align64(exchange.head_length) + exchange.route.room
+        cdef uint8_t *target
+        if needed <= capacity:
+            return True
+        needed = min(max(needed, 2 * capacity), align64(self.max_request) + align64(exchange.head_length) + exchange.route.room)
+        if self.incomplete_bytes - connection.incomplete_bytes and self.incomplete_bytes + needed > self.incomplete_most:
+            return False
+        larger = self.lease(needed)
+        if larger == ARENA_NONE:
+            return False
+        needed = self.slot_capacity(larger)
+        target = self.slot_start(larger)
+        memcpy(target, self.slot_start(slot), exchange.body_length)
+        memcpy(target + needed - align64(exchange.head_length),
+               self.slot_start(slot) + capacity - align64(exchange.head_length), exchange.head_length)
+        self.take_slot(exchange, larger, ARENA_NONE)
+        self.exchange_let_go(slot)
+        exchange.slot = larger
+        self.incomplete_bytes += needed - connection.incomplete_bytes
+        connection.incomplete_bytes = needed
+        return True
+
+    cdef int take_slot(self, Exchange exchange, uint32_t slot, uint32_t granted_for) except -1:
+        cdef Lease *lease = &self.leases[slot]
+        lease.exchange = <void *>exchange
+        lease.holds = HOLD_EXCHANGE
+        lease.granted_for = granted_for
+        return 0
+
+    cdef int exchange_let_go(self, uint32_t slot) except -1:
+        self.leases[slot].exchange = NULL
+        self.leases[slot].holds &= ~HOLD_EXCHANGE
+        return self.free_if_idle(slot)
+
+    cdef int drop_slots(self, Exchange exchange) except -1:
+        """An exchange has no more use for its slots."""
+        cdef uint32_t own = exchange.slot
+        cdef uint32_t granted = exchange.answer.slot
+        exchange.slot = exchange.answer.slot = ARENA_NONE
+        if own != ARENA_NONE:
+            self.exchange_let_go(own)
+        if granted != ARENA_NONE and granted != own:
+            self.exchange_let_go(granted)
+        return 0
+
+    cdef int free_if_idle(self, uint32_t slot) except -1:
+        cdef Lease *lease = &self.leases[slot]
+        if lease.holds == 0 and lease.exports == 0:
+            lease.generation += 1
+            if not arena_release(&self.arena, slot):
+                raise AssertionError(f"slot {slot} was not leased")
+        return 0
+
+    cdef int worker_takes(self, uint32_t worker, uint32_t slot) except -1:
+        cdef Link *link = &self.links[worker]
+        self.leases[slot].worker = <uint16_t>worker
+        self.leases[slot].holds |= HOLD_WORKER
+        if link.outstanding == 0:
+            link.busy_at = self.busy_count
+            self.busy[self.busy_count] = worker
+            self.busy_count += 1
+        link.outstanding += 1
+        return 0
+
+    cdef int worker_let_go(self, Link *link, uint32_t slot) except -1:
+        cdef uint32_t last
+        self.leases[slot].holds &= ~HOLD_WORKER
+        link.outstanding -= 1
+        if link.outstanding == 0:
+            self.busy_count -= 1
+            last = self.busy[self.busy_count]
+            self.busy[link.busy_at] = last
+            self.links[last].busy_at = link.busy_at
+        return self.free_if_idle(slot)
+
+    def _held_slots(self):
+        """Numbers of all leased slots."""
+        cdef ArenaClass *k
+        cdef uint32_t c, index
+        found = []
+        for c in range(self.arena.class_count):
+            k = &self.arena.classes[c]
+            if k.leased:
+                for index in range(k.warm):
+                    if not k.free_words[index // 64] >> (index % 64) & 1:
+                        found.append(k.first + index)
+        return found
+
+    def trim_begin(self):
+        """Takes slots that no recent period needed out of use. Returns (class, offset in the segment, length) of each range,
+        for `punch` on another thread and then `trim_end`. To be called once a period of some seconds."""
+        cdef ArenaRange found
+        cdef ArenaClass *k
+        cdef uint32_t index
+        ranges = []
+        for index in range(self.arena.class_count):
+            k = &self.arena.classes[index]
+            if k.warm:
+                found = arena_trim_begin(&self.arena, k, arena_next_period(k))
+                if k.trimming:
+                    ranges.append((index, ARENA_OFFSET + found.offset, found.length))
+        return ranges
+
+    def punch(self, ranges):
+        """Gives the pages of trimmed ranges back to the kernel. Needs no other state, so may run on any thread."""
+        cdef uint64_t offset, length
+        cdef int fd = self.segment_fd
+        for _, offset, length in ranges:
+            if length:
+                with nogil:
+                    punch_hole(fd, offset, length)
