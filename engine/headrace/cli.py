@@ -101,9 +101,13 @@ def _add_knobs(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from headrace import log
     from headrace.errors import ConfigError, Exit
 
+    try:
+        from headrace import example, log, supervisor
+    except ImportError as error:
+        print(f"headrace: cannot start: {_explain_import(error)}", file=sys.stderr)
+        return Exit.BOOT_FAILED
     try:
         settings = serve_settings(arguments)
     except ConfigError as error:
@@ -113,9 +117,20 @@ def _serve(arguments: argparse.Namespace) -> int:
     log.configure(settings.config.log_level, settings.config.log_format, "supervisor")
     log.get("supervisor").info("settings", **settings.log_fields())
 
-    from headrace.supervisor import run
+    return supervisor.run(settings, on_ready=example.show)
 
-    return run(settings)
+
+def _explain_import(error: ImportError) -> str:
+    """What a source tree that was not installed lacks, and what to do about it."""
+    from importlib.util import find_spec
+
+    if find_spec("headrace._memory") is None:
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        return (
+            f"the extensions of {os.path.dirname(__file__)} are not built for CPython {version}: "
+            "run `make run`, or `pip install .`, in the source tree"
+        )
+    return f"{error}: install headrace with what it depends on, by `pip install` of the wheel or of the source tree"
 
 
 def serve_settings(arguments: argparse.Namespace) -> Settings:

@@ -13,6 +13,7 @@ A second one: end at once.
 import asyncio
 import os
 import signal
+from collections.abc import Callable
 from socket import socket
 
 from headrace import affinity, listeners, log, processes
@@ -33,13 +34,16 @@ from headrace.workers import Workers
 DRAIN_S = 25.0
 STOP_S = 3.0
 
+OnReady = Callable[[Config, str], None]
+
 _log = log.get("supervisor")
 
 
-def run(settings: Settings, title: str | None = "supervisor") -> int:
+def run(settings: Settings, title: str | None = "supervisor", on_ready: OnReady = lambda config, url: None) -> int:
     """Serve until a signal says stop; returns the exit status (errors.Exit, or 128 + the signal when ended at once).
 
-    title: None leaves the process's arguments as they are, for those that look for one of them.
+    title:    None leaves the process's arguments as they are, for those that look for one of them.
+    on_ready: called once with the settings and the URL of the inference port, when the models of the start are loaded.
     """
     config = settings.config
     if title is not None:
@@ -50,11 +54,11 @@ def run(settings: Settings, title: str | None = "supervisor") -> int:
     except ConfigError as error:
         _log.error("boot_failed", error=error)
         return Exit.BOOT_FAILED
-    return asyncio.run(_serve(config, sockets))
+    return asyncio.run(_serve(config, sockets, on_ready))
 
 
-async def _serve(config: Config, sockets: dict[str, socket]) -> int:
-    supervisor = Supervisor(config, sockets)
+async def _serve(config: Config, sockets: dict[str, socket], on_ready: OnReady) -> int:
+    supervisor = Supervisor(config, sockets, on_ready)
     try:
         return await supervisor.run()
     finally:
@@ -62,10 +66,11 @@ async def _serve(config: Config, sockets: dict[str, socket]) -> int:
 
 
 class Supervisor:
-    def __init__(self, config: Config, sockets: dict[str, socket]) -> None:
+    def __init__(self, config: Config, sockets: dict[str, socket], on_ready: OnReady) -> None:
         processes.become_subreaper()
         self._config = config
         self._sockets = sockets
+        self._on_ready = on_ready
         self._plan = affinity.plan(config.pin, config.workers, config.frontends)
         self._stop = asyncio.Event()  # the first signal, or self._failure
         self._stop_now = asyncio.Event()  # the second
@@ -142,13 +147,15 @@ class Supervisor:
         await self._load_startup_models()
         self._is_started = True
         self._tell_health()
+        url = listeners.url(self._sockets["inference"])
         _log.info(
             "ready",
-            url=listeners.url(self._sockets["inference"]),
+            url=url,
             workers=len(self._workers.up()),
             frontends=config.frontends,
             models=[model.name for model in self._registry if model.is_routed],
         )
+        self._on_ready(config, url)
 
     async def _load_startup_models(self) -> None:
         """Raises the reason when the only model fails; of several, those that fail are listed as failed."""

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 import pytest
@@ -49,32 +49,38 @@ class Server:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "headrace", "serve", *arguments],
             env=env,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
-        self.lines: list[str] = []
+        self.lines: list[str] = []  # of the log, on standard error
+        self.output: list[str] = []  # of standard output
         self.sockets: list[socket.socket] = []
-        self.reader = threading.Thread(target=self._read, daemon=True)
-        self.reader.start()
+        self.reader = self._follow(self.process.stderr, self.lines)
+        self.output_reader = self._follow(self.process.stdout, self.output)
         self.port = self.management_port = 0
 
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        with self.process.stderr as stream:
-            for line in stream:
-                self.lines.append(line.decode("utf-8", "replace").rstrip("\n"))
+    @staticmethod
+    def _follow(stream: IO[bytes], lines: list[str]) -> threading.Thread:
+        def read() -> None:
+            with stream:
+                for line in stream:
+                    lines.append(line.decode("utf-8", "replace").rstrip("\n"))
+
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        return reader
 
     @property
     def log(self) -> str:
         return "\n".join(self.lines)
 
     def ready(self) -> "Server":
-        """Waits until the server says that it is."""
-        wait_until(lambda: self.find(r" ready ") or self.process.poll() is not None, f"not ready:\n{self.log}")
+        """Waits until the server says that it is, in either form of log."""
+        wait_until(lambda: self.find(r'[ "]ready[ "]') or self.process.poll() is not None, f"not ready:\n{self.log}")
         assert self.process.poll() is None, self.log
-        self.port = int(self.find(r" inference=http://\S*?:(\d+)").group(1))
-        management = self.find(r" management=http://\S*?:(\d+)")
+        self.port = int(self.find(r'[ "]inference"?[=:]"?http://\S*?:(\d+)').group(1))
+        management = self.find(r'[ "]management"?[=:]"?http://\S*?:(\d+)')
         self.management_port = int(management.group(1)) if management else self.port
         return self
 
@@ -142,6 +148,7 @@ class Server:
             lambda: not any(map(_is_alive, family)), f"left behind: {list(filter(_is_alive, family))}\n{self.log}"
         )
         self.reader.join(WATCHDOG_S)
+        self.output_reader.join(WATCHDOG_S)
         return status
 
     def kill(self) -> None:

@@ -32,7 +32,7 @@ SIDES = {
         MODEL_LIBRARIES,
     ),
     "commands": (
-        "cli __main__ model_server server_file properties startup_models settings_table",
+        "cli __main__ model_server server_file properties example startup_models settings_table",
         "roots supervisor commands",
         MODEL_LIBRARIES,
     ),
