@@ -57,7 +57,11 @@ def test_should_hold_nothing_more_after_a_storm_of_good_bad_and_vanishing_client
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         sock.close()
     wait_until(lambda: settled(server), "not settled after the storm")
-    wait_until(lambda: held(server) == before, f"descriptors and processes were {before}, are {held(server)}")
+    # The first count may hold the descriptor of the connection that asked for metrics; less than that is no loss.
+    wait_until(
+        lambda: all(now <= then for now, then in zip(held(server), before, strict=True)),
+        f"descriptors and processes were {before}, are {held(server)}",
+    )
     for _ in range(200):
         assert server.post("/models/m/invoke", b"[[1,2,3]]").json() == {"predictions": [[2, 3, 4]]}
 
