@@ -4,7 +4,7 @@
 #   docker run -p 8080:8080 headrace                                  serves the bundled digits model
 #   docker run -p 8080:8080 -v $PWD/mymodel:/opt/ml/model headrace    serves a model of yours
 #
-# To turn an image of yours over: `pip install headrace`, and `ENTRYPOINT ["headrace"]` with the two labels below.
+# docs/deploy-docker.md says how to turn an image of yours over. tests/e2e/test_dockerfile.py executes the steps.
 
 ARG PYTHON=3.12
 
@@ -16,6 +16,9 @@ COPY . /src
 RUN pip wheel --no-cache-dir --wheel-dir /wheels /src
 
 FROM python:${PYTHON}-slim
+LABEL org.opencontainers.image.title="headrace" \
+      org.opencontainers.image.description="Many Python models behind one HTTP port, over shared memory" \
+      org.opencontainers.image.licenses="Apache-2.0"
 # What SageMaker looks for: that several models may share the container, and that it may choose the port.
 LABEL com.amazonaws.sagemaker.capabilities.multi-models=true \
       com.amazonaws.sagemaker.capabilities.accept-bind-to-port=true
