@@ -2,53 +2,94 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-BIN := $(VENV)/bin
-WRK ?= wrk
-SOURCES := setup.py pyproject.toml $(wildcard ext/*.pyx ext/*.pxi ext/*.pxd ext/*.h)
+CC ?= cc
+# What another build is made and tested of.
+TREE := .dockerignore Makefile Dockerfile LICENSE README.md setup.py pyproject.toml engine ext tests bench docs
+# Tests of what is in ext/ and of servers; not those that build by themselves.
+SANITIZED := tests/unit tests/property tests/e2e tests/contract --ignore=tests/e2e/test_dockerfile.py --ignore=tests/unit/test_http_sanitized.py
+LOWEST := import importlib.metadata as m; print(*(line.split(";")[0].replace(">=", "==") for line in m.requires("headrace") if "extra" not in line))
 PYTHONS ?= python3.10 python3.11 python3.12 python3.13
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+SOURCES := setup.py pyproject.toml engine/headrace/__init__.py $(wildcard ext/*.pyx ext/*.pxi ext/*.pxd ext/*.h)
 
-.PHONY: run test test-all lint types bench bench-micro digits dist clean help
+.PHONY: help run test test-all test-debug test-sanitized test-lowest lint types bench bench-micro digits dist docker-rehearsal clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make run        build, install into $(VENV), serve the bundled digits model on 127.0.0.1:8080"
-	@echo "make test       the same set-up with the test extras, then the whole test suite"
-	@echo "make test-all   the test suite on every supported CPython that is here ($(PYTHONS))"
-	@echo "make lint       ruff and mypy"
-	@echo "make bench      the overhead scenario against the yardsticks (needs wrk)"
-	@echo "make dist       sdist and wheel in dist/"
-	@echo "make clean      remove what was built"
+	@echo "make run               build, install into $(VENV), serve the bundled digits model on 127.0.0.1:8080"
+	@echo "make test              the same set-up with the test extras, then the whole test suite (ARGS= goes to pytest)"
+	@echo "make test-all          the test suite on every supported CPython that is here ($(PYTHONS))"
+	@echo "make test-debug        the test suite on a build with assertions and bounds checks"
+	@echo "make test-sanitized    the tests of extensions and of the server on a build with ASan and UBSan (gcc)"
+	@echo "make test-lowest       the test suite with the oldest libraries that pyproject.toml allows (PYTHON=python3.10)"
+	@echo "make lint              ruff and mypy"
+	@echo "make types             mypy alone"
+	@echo "make bench             the overhead scenario against the yardsticks (needs wrk)"
+	@echo "make bench-micro       parser, codecs and rings by themselves"
+	@echo "make digits            train the bundled digits model again"
+	@echo "make dist              sdist and wheel in dist/"
+	@echo "make docker-rehearsal  the steps of the Dockerfile in fresh virtual environments, without docker"
+	@echo "make clean             remove what was built"
+
+# A virtual environment whose making was interrupted, whose interpreter is gone, or that came here from another folder
+# (its scripts hold absolute paths) is made again. Its stamp holds the folder's path and is written last.
+$(shell test ! -e $(VENV)/.made || { test "$$(cat $(VENV)/.made)" = "$(CURDIR)" && $(BIN)/python -c 'import pip'; } 2>/dev/null || rm -f $(VENV)/.made)
 
 # What is missing is said before anything fails half way. A C compiler and the headers are needed to build the extensions.
-$(BIN)/python:
-	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found: install CPython 3.10 or later, or set PYTHON=" >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "make: $(PYTHON) is older than 3.10: set PYTHON= to a newer one" >&2; exit 1; }
-	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "make: $(PYTHON) has no venv: install it (Debian: apt-get install python3-venv)" >&2; exit 1; }
-	@command -v $${CC:-cc} >/dev/null || { echo "make: no C compiler ($${CC:-cc}): install one (Debian: apt-get install build-essential)" >&2; exit 1; }
-	@$(PYTHON) -c 'import os, sysconfig, sys; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' || { echo "make: Python.h not found: install the headers (Debian: apt-get install python3-dev)" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+define REQUIREMENTS
+command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found: install CPython 3.10 or later, or set PYTHON=" >&2; exit 1; }; \
+$(PYTHON) -c '' 2>/dev/null || { echo "make: $(PYTHON) does not run: set PYTHON= to a CPython 3.10 or later" >&2; exit 1; }; \
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "make: $(PYTHON) is older than 3.10: set PYTHON= to a newer one" >&2; exit 1; }; \
+$(PYTHON) -c 'import sys; sys.exit(sys.implementation.name != "cpython")' || { echo "make: $(PYTHON) is not CPython: set PYTHON= to one that is" >&2; exit 1; }; \
+$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "make: $(PYTHON) has no venv: install it (Debian: apt-get install python3-venv)" >&2; exit 1; }; \
+command -v $(CC) >/dev/null || { echo "make: no C compiler ($(CC)): install one (Debian: apt-get install gcc libc6-dev), or set CC=" >&2; exit 1; }; \
+$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' || { echo "make: Python.h not found: install the headers (Debian: apt-get install python3-dev)" >&2; exit 1; }
+endef
 
-$(VENV)/.installed: $(BIN)/python $(SOURCES)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+$(VENV)/.made:
+	@$(REQUIREMENTS)
+	$(PYTHON) -m venv --clear $(VENV)
+	@echo "$(CURDIR)" > $@
+
+$(VENV)/.installed: $(VENV)/.made $(SOURCES)
+	$(PIP) install --editable .
 	@touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
-	@touch $@
+# Installs the package too, so that `make test` on a fresh clone builds once.
+$(VENV)/.installed-test: $(VENV)/.made $(SOURCES)
+	$(PIP) install --editable '.[test]'
+	@touch $(VENV)/.installed $@
 
 run: $(VENV)/.installed
-	@$(BIN)/headrace serve
+	@$(BIN)/python -m headrace serve digits=engine/headrace/digits
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(ARGS)
 
-# Each CPython gets a virtual environment of its own and the extensions built into a wheel of its own.
+# Each CPython gets a virtual environment of its own. A name that does not run, such as a shim without a version behind
+# it, counts as not here.
 test-all:
-	@ran=0; for python in $(PYTHONS); do \
+	@ran=; for python in $(PYTHONS); do \
 		$$python -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { echo "test-all: no $$python here"; continue; }; \
 		echo "test-all: $$($$python --version)"; \
-		$(MAKE) --no-print-directory test PYTHON=$$python VENV=.venv-$$python || exit 1; ran=1; \
-	done; [ $$ran = 1 ] || { echo "test-all: none of $(PYTHONS) is here" >&2; exit 1; }
+		$(MAKE) --no-print-directory test PYTHON=$$python VENV=.venv-$$python || exit 1; ran="$$ran $$python"; \
+	done; [ -n "$$ran" ] || { echo "test-all: none of $(PYTHONS) is here" >&2; exit 1; }; echo "test-all: passed on$$ran"
+
+# Other builds live in a copy of the tree: an editable install would put their extensions in the place of the release's.
+# LD_PRELOAD: python itself is not sanitized, so the run time has to be there first. Python never frees all it took.
+test-debug:
+	$(call other-build,debug)
+	$(MAKE) --no-print-directory -C build/tree-debug VENV=.venv test
+
+test-sanitized:
+	@command -v gcc >/dev/null || { echo "make: no gcc, whose sanitizers are used: install it (Debian: apt-get install gcc)" >&2; exit 1; }
+	$(call other-build,sanitize)
+	cd build/tree-sanitize && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
+	  .venv/bin/python -m pytest $(SANITIZED) $(ARGS)
+
+other-build = mkdir -p build/tree-$(1) && tar -c --exclude='*.so' --exclude=__pycache__ --exclude='*.egg-info' $(TREE) | tar -x -C build/tree-$(1) && HEADRACE_BUILD=$(1) $(MAKE) --no-print-directory -C build/tree-$(1) VENV=.venv .venv/.installed-test
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -58,15 +99,26 @@ lint: $(VENV)/.installed-test
 types: $(VENV)/.installed-test
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed-test
+bench:
+	@command -v wrk >/dev/null || { echo "make: no wrk, the load generator: install it (Debian: apt-get install wrk)" >&2; exit 1; }
+	@$(MAKE) --no-print-directory $(VENV)/.installed-test
 	$(BIN)/python -m bench.overhead $(ARGS)
-
-digits: $(VENV)/.installed-test
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[train]'
-	$(BIN)/python -m headrace.digits.train
 
 bench-micro: $(VENV)/.installed-test
 	$(BIN)/python -m pytest bench/micro --benchmark-enable --benchmark-only $(ARGS)
+
+digits: $(VENV)/.installed-test
+	$(PIP) install '.[train]'
+	$(BIN)/python -m headrace.digits.train
+
+docker-rehearsal: $(VENV)/.installed-test
+	$(BIN)/python -m pytest tests/e2e/test_dockerfile.py $(ARGS)
+
+# The lower bounds of the libraries that a user gets, taken from pyproject.toml; the suite must pass with those.
+test-lowest:
+	@$(MAKE) --no-print-directory VENV=.venv-lowest .venv-lowest/.installed-test
+	.venv-lowest/bin/python -m pip --disable-pip-version-check --quiet install $$(.venv-lowest/bin/python -c '$(LOWEST)')
+	.venv-lowest/bin/python -m pytest $(ARGS)
 
 dist: $(VENV)/.installed-test
 	$(BIN)/python -m build --outdir dist .

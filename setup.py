@@ -1,8 +1,8 @@
 """Builds the extensions; everything else about the project is in pyproject.toml.
 
 HEADRACE_BUILD chooses how: `release` (default), `debug` (-O0, assertions, HEADRACE_DEBUG invariants, bounds checks) or
-`sanitize` (debug with AddressSanitizer and UndefinedBehaviorSanitizer; to be run with
-`LD_PRELOAD=$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0`).
+`sanitize` (debug with AddressSanitizer and UndefinedBehaviorSanitizer; docs/development.md says how to run that one).
+HEADRACE_BUILD_JOBS: compilers at a time, by default one for each CPU that we may use.
 """
 
 import os
@@ -20,6 +20,9 @@ FLAGS = {
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 if BUILD not in FLAGS:
     raise SystemExit(f"HEADRACE_BUILD={BUILD!r}: use one of {', '.join(FLAGS)}")
+JOBS = os.environ.get("HEADRACE_BUILD_JOBS", str(len(os.sched_getaffinity(0))))
+if not JOBS.isdecimal() or int(JOBS) < 1:
+    raise SystemExit(f"HEADRACE_BUILD_JOBS={JOBS!r} must be a whole number, at least 1")
 
 compile_args = [*FLAGS[BUILD], "-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden"]
 # What Cython's own generated code does, not ours.
@@ -44,8 +47,10 @@ extensions = [
 ]
 
 setup(
+    options={"build_ext": {"parallel": int(JOBS)}},
     ext_modules=cythonize(
         extensions,
+        nthreads=int(JOBS),
         build_dir=f"build/cython-{BUILD}",
         include_path=["ext"],
         compiler_directives={
@@ -58,5 +63,5 @@ setup(
             "warn.unused": True,
             "warn.maybe_uninitialized": True,
         },
-    )
+    ),
 )

@@ -1,11 +1,27 @@
-"""The README's commands do what it says."""
+"""What the README and docs/ tell a reader to type or to open is there, and the README's commands do what it says."""
 
 import re
 import shlex
 import subprocess
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_should_name_only_what_is_there(page):
+    text = page.read_text()
+    targets = set(re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split())
+    typed = re.findall(r"`([^`\n]+)`", text) + re.findall(r"^(make .*)", text, re.MULTILINE)
+    assert {command.split()[1] for command in typed if re.match(r"make \S", command)} <= targets
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    files = re.findall(r"`((?:engine|ext|tests|bench|docs)/[\w./-]+)`", text)
+    absent = [name for name in files if "NAME" not in name and not (ROOT / name).exists()]
+    absent += [link for link in links if link and not (page.parent / link).exists()]
+    assert absent == []
 
 
 def test_should_answer_the_curl_lines_of_the_readme(serve):
