@@ -249,6 +249,7 @@ cdef class Connection:
         exchange.method = head.method
         exchange.kind = head.content_kind
         exchange.accept = head.accept_kind
+        exchange.codings = head.codings
         exchange.keep_alive = head.flags & HTTP_KEEP_ALIVE and not frontend.is_draining
         exchange.is_http10 = head.minor == 0
         target = http_split_path(data + head.path.offset, head.path.length, &path, frontend.scratch, sizeof(frontend.scratch))
@@ -268,6 +269,9 @@ cdef class Connection:
             exchange.text = frontend.health_text
             return self.answer_early(exchange, frontend.health_status)
         if target == TARGET_MANAGE:
+            if head.codings & CODED_BODY:
+                return self.decline(exchange, 415, b"a management request is read as it is, without a content-encoding",
+                                    b"accept-encoding: identity\r\n")
             if head.content_length > COLLECT_MOST:
                 return self.decline(exchange, 413, b"a management request may have a body of at most 1048576 bytes", b"")
             exchange.asked = (

@@ -60,6 +60,7 @@ cdef class Dispatch(Slots):
         entry.attempt = exchange.attempt
         entry.kind = exchange.kind
         entry.accept = exchange.accept
+        entry.codings = exchange.codings
         if not ring_push(&best.submit, &entry):
             exchange.state = QUEUED
             route.waiting.append(exchange)

@@ -41,6 +41,7 @@ cdef class Exchange:
     cdef uint8_t state
     cdef uint8_t kind
     cdef uint8_t accept
+    cdef uint8_t codings
     cdef uint8_t method
     cdef bint keep_alive
     cdef bint is_http10

@@ -79,6 +79,7 @@ from http cimport (
 from layout cimport (
     ARENA_OFFSET,
     COMPLETE_DONE,
+    CODED_BODY,
     COMPLETE_HELD,
     COMPLETE_NEED,
     COMPLETE_RELEASE,

@@ -45,6 +45,7 @@ cdef extern from "http.h" nogil:
         uint8_t minor
         uint8_t content_kind
         uint8_t accept_kind
+        uint8_t codings
 
     ctypedef struct HttpScan:
         uint32_t at

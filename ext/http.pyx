@@ -17,7 +17,7 @@ KINDS = ("none", "json", "npy", "csv", "raw", "npz", "text", "form", "multipart"
 Head = namedtuple(
     "Head",
     "method minor path query fields content_length chunked keep_alive expect_continue expect_other "
-    "content_type content_kind accept accept_kind head_length skipped",
+    "content_type content_kind accept accept_kind codings head_length skipped",
 )
 
 
@@ -71,6 +71,7 @@ cdef object head_object(const uint8_t *buf, const HttpHead *head):
         KINDS[head.content_kind],
         span_bytes(buf, head.accept),
         KINDS[head.accept_kind],
+        head.codings,
         head.head_length,
         head.skipped,
     )

@@ -47,7 +47,8 @@ typedef struct {
     uint8_t minor;  /* 0 or 1 */
     uint8_t content_kind; /* MEDIA_*, parameters ignored; MEDIA_NONE: absent or empty */
     uint8_t accept_kind;  /* MEDIA_*, what to answer with: see http_accept */
-    uint8_t pad[2];
+    uint8_t codings;      /* CODED_* */
+    uint8_t pad;
 } HttpHead;
 
 /* How far a head has been read. Zero it before each new head; private otherwise. */
@@ -168,6 +169,9 @@ static inline void http_take_connection(const uint8_t *p, size_t n, HttpScan *sc
     }
 }
 
+/* Whether a list of content codings says anything. */
+static inline int http_is_coded(const uint8_t *p, size_t n) { return n != 0 && !HTTP_IS(p, n, "identity"); }
+
 static inline int http_take_length(const uint8_t *p, size_t n, HttpHead *head) {
     if (head->flags & HTTP_CHUNKED) return HTTP_TWO_FRAMINGS;
     if (head->flags & HTTP_HAS_LENGTH) return HTTP_TWO_LENGTHS;
@@ -185,7 +189,7 @@ static inline int http_take_field(const uint8_t *buf, size_t end, HttpScan *scan
     HttpHead *head = &scan->head;
     const uint8_t *name = buf + scan->line;
     switch (scan->name) {
-    case 4: case 6: case 10: case 12: case 14: case 17: break;
+    case 4: case 6: case 10: case 12: case 14: case 15: case 16: case 17: break;
     default: return HTTP_OK;
     }
     HttpSpan value = http_trim(buf, scan->mark, end);
@@ -219,6 +223,12 @@ static inline int http_take_field(const uint8_t *buf, size_t end, HttpScan *scan
         break;
     case 14:
         if (HTTP_IS(name, 14, "content-length")) return http_take_length(p, n, head);
+        break;
+    case 15:
+        if (HTTP_IS(name, 15, "accept-encoding") && http_is_coded(p, n)) head->codings |= CODED_ANSWER;
+        break;
+    case 16:
+        if (HTTP_IS(name, 16, "content-encoding") && http_is_coded(p, n)) head->codings |= CODED_BODY;
         break;
     case 17:
         if (!HTTP_IS(name, 17, "transfer-encoding")) break;

@@ -104,8 +104,15 @@ typedef struct {
     uint8_t op;
     uint8_t kind;   /* body's media type, MEDIA_* */
     uint8_t accept; /* media type wanted back, MEDIA_* */
-    uint8_t pad[7];
+    uint8_t codings; /* CODED_* */
+    uint8_t pad[6];
 } Submission;
+
+/* Content codings (RFC 9110, 8.4.1): the frontend says only that there are some; which, a worker reads in the head. */
+enum {
+    CODED_BODY = 1,   /* Content-Encoding names other than `identity` */
+    CODED_ANSWER = 2, /* Accept-Encoding likewise: the answer may be compressed */
+};
 
 /* DONE: the answer lies in `slot`. NEED: the answer takes `length` bytes, more than the slot has room
  * for; GRANT me some. RELEASE: the model let go of the last view on this slot, whose DONE said HELD. */

@@ -14,6 +14,8 @@ cdef extern from "layout.h" nogil:
         WORKER_RUNNING
         WORKER_LOADING
         SUBMIT_RUN
+        CODED_BODY
+        CODED_ANSWER
         SUBMIT_GRANT
         COMPLETE_DONE
         COMPLETE_NEED
@@ -83,6 +85,7 @@ cdef extern from "layout.h" nogil:
         uint8_t op
         uint8_t kind
         uint8_t accept
+        uint8_t codings
 
     ctypedef struct Completion:
         uint64_t request_id

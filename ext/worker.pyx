@@ -23,6 +23,8 @@ from libc.string cimport memcpy, memset
 
 from layout cimport (
     BOARD_BYTES,
+    CODED_ANSWER,
+    CODED_BODY,
     COMPLETE_DONE,
     COMPLETE_HELD,
     COMPLETE_NEED,
@@ -31,6 +33,9 @@ from layout cimport (
     LAYOUT_VERSION,
     MAX_FRONTENDS,
     MAX_WORKERS,
+    MEDIA_CSV,
+    MEDIA_JSON,
+    MEDIA_TEXT,
     RINGS_OFFSET,
     SUBMIT_GRANT,
     SUBMIT_RUN,
@@ -208,15 +213,40 @@ cdef class Request:
 
     @property
     def body(self):
-        """memoryview, read-only, of the body in shared memory; valid for as long as it is held."""
+        """memoryview, read-only, of the body in shared memory; valid for as long as it is held.
+
+        A body with a content coding is decoded when it is first asked for: then it is memory of this process's own, and
+        headrace.compression has the errors that may come up.
+        """
         if self.view is None:
+            self.check_alive()
             if self.slot_body is None:
                 self.slot_body = SlotBody.__new__(SlotBody)
                 self.slot_body.segment = self.segment
                 self.slot_body.start = self.segment.bodies + <uint64_t>self.entry.offset64 * 64
                 self.slot_body.length = self.entry.body_length
-            self.view = memoryview(self.slot_body)
+            view = memoryview(self.slot_body)
+            if self.is_coded():
+                view = memoryview(self.port.codings.decode(view, self.coding(b"content-encoding")))
+            self.view = view
         return self.view
+
+    cdef int check_alive(self) except -1:
+        """The slot is this request's until the answer is published, and as long as a view is held."""
+        if self.published and (self.slot_body is None or self.slot_body.exports == 0):
+            raise RuntimeError("the request has been answered and its memory given back; keep what you need of it before that")
+        return 0
+
+    cdef bint is_coded(self):
+        return self.entry.codings & CODED_BODY and self.port.codings is not None
+
+    cdef str coding(self, bytes name):
+        """A field's values as sent, joined; straight from the head, so that this costs little and parses nothing else."""
+        values = []
+        for line in self.head().split(b"\r\n")[1:]:
+            if line[:len(name)].lower() == name and line[len(name):len(name) + 1] == b":":
+                values.append(line[len(name) + 1:].decode("latin-1"))
+        return ",".join(values)
 
     @property
     def kind(self):
@@ -266,6 +296,7 @@ cdef class Request:
         return (<int64_t>self.entry.deadline_ns - <int64_t>monotonic_ns()) / 1e9
 
     cdef bytes head(self):
+        self.check_alive()
         cdef uint64_t start = (<uint64_t>self.entry.offset64 + self.entry.capacity64) * 64 - align64(self.entry.head_length)
         return PyBytes_FromStringAndSize(<char *>self.segment.bodies + start, self.entry.head_length)
 
@@ -277,12 +308,15 @@ cdef class Request:
 
     @property
     def headers(self):
+        """Headers, as sent; without content-encoding and content-length where the body was coded, as it is not any more."""
         if self.parsed_headers is None:
             raw = []
+            dropped = ("content-encoding", "content-length") if self.is_coded() else ()
             for line in self.head().decode("latin-1").split("\r\n")[1:]:
                 if line:
                     name, _, value = line.partition(":")
-                    raw.append((name, value.strip(" \t")))
+                    if name.lower() not in dropped:
+                        raw.append((name, value.strip(" \t")))
             self.parsed_headers = Headers(raw)
         return self.parsed_headers
 
@@ -331,6 +365,13 @@ cdef class Request:
         try:
             if length > self.port.max_response:
                 status, kind, body, fields = self.port.render(OverflowError(length), self)
+                PyBuffer_Release(&view)
+                PyObject_GetBuffer(body, &view, PyBUF_SIMPLE)
+                length = <uint64_t>view.len
+                data = <uint8_t *>view.buf
+                fields_length = <uint64_t>len(fields)
+            elif length >= self.port.compress_min and self.entry.codings & CODED_ANSWER and kind in (MEDIA_JSON, MEDIA_CSV, MEDIA_TEXT):
+                body, fields = self.port.codings.encode(body, fields, self.coding(b"accept-encoding"))
                 PyBuffer_Release(&view)
                 PyObject_GetBuffer(body, &view, PyBUF_SIMPLE)
                 length = <uint64_t>view.len
@@ -423,6 +464,7 @@ cdef class Port:
 
     render: (exception, request) -> the arguments of Request.reply that answer it.
     spin_us: longest spin before the worker sleeps; it spins only while requests come that densely.
+    codings: a headrace.compression.Codings; None: bodies are shown as they came, answers go out as they are.
     """
 
     cdef WorkerPage *page
@@ -430,6 +472,8 @@ cdef class Port:
     cdef readonly unsigned int index
     cdef object render
     cdef uint64_t max_response
+    cdef object codings
+    cdef uint64_t compress_min  # bytes of an answer
     cdef uint64_t spin_ns
     cdef uint64_t gap_ns  # from the beginning of a wait to the arrival that ended it: moving mean of late, at most a few spins
     cdef uint64_t waiting_from_ns  # beginning of the last wait; 0 once its gap is known
@@ -443,7 +487,8 @@ cdef class Port:
     cdef list deferred
     cdef dict in_need  # (frontend's slot, generation) by request id and segment -> (Request, body, fields)
 
-    def __cinit__(self, int board_fd, unsigned int index, object render, unsigned long long max_response, unsigned int spin_us):
+    def __cinit__(self, int board_fd, unsigned int index, object render, unsigned long long max_response, unsigned int spin_us,
+                  object codings=None):
         if index >= MAX_WORKERS:
             raise ValueError(f"worker {index} is not below {MAX_WORKERS}")
         if file_bytes(board_fd) != <int64_t>BOARD_BYTES:
@@ -458,6 +503,8 @@ cdef class Port:
         self.index = index
         self.render = render
         self.max_response = max_response
+        self.codings = codings
+        self.compress_min = codings.min_bytes if codings is not None and codings.min_bytes else ~<uint64_t>0
         self.spin_ns = <uint64_t>spin_us * 1000
         self.gap_ns = 8 * self.spin_ns
         self.segments = [None] * MAX_FRONTENDS

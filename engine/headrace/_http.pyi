@@ -20,6 +20,7 @@ class Head(NamedTuple):
     content_kind: str
     accept: bytes
     accept_kind: str
+    codings: int
     head_length: int
     skipped: int
 

@@ -190,6 +190,14 @@ class Config:
         2 * _GIB,
         shown="100MiB, or half of the arena",
     )
+    compress_min_bytes: int = knob(
+        64 * _KIB,
+        "smallest JSON, CSV or text answer that is compressed for a client that asks for it; 0 = none is",
+        "COMPRESS_MIN",
+        "size",
+        0,
+        2 * _GIB,
+    )
     queue: int = knob(1000, "waiting requests per model; past that 503", "QUEUE", "int", 1, 1_000_000)
     timeout_ms: int = knob(60_000, "a request's deadline", "TIMEOUT", "seconds", 1, 8760 * _HOUR_MS)
     retries: int = knob(1, "redeliveries of a request whose worker died while running it", "RETRIES", "int", 0, 10)

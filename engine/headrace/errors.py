@@ -26,12 +26,14 @@ class HeadraceError(Exception):
     """Raised on purpose. status: HTTP; code: stable word for message, log and metric; retryable: worth another try.
 
     detail: text for the log rather than the client, such as a traceback; empty when there is none.
+    fields: field lines that go with the answer, each `name: value\\r\\n`.
     """
 
     status: int = 500
     code: str = "internal"
     retryable: ClassVar[bool] = False
     detail: str = ""
+    fields: bytes = b""
 
 
 class RequestError(HeadraceError):

@@ -30,6 +30,7 @@ from headrace.errors import (
 from headrace.model import Model
 from headrace.model_settings import ModelSettings
 from headrace.namespace import Canary, Isolation
+from headrace.npz import pick_array, read_npz
 from headrace.request import Request
 
 _log = logs.get("model")
@@ -39,7 +40,7 @@ Array: TypeAlias = npt.NDArray[Any]
 _VIEW_BYTES = 16 << 10  # from here on a copy into a batch costs more than the call of predict() that it may save
 _KEPT_BUFFER_BYTES = 16 << 20  # a batch buffer that grew larger is given back at once
 _VIEWED = (media.NPY, media.RAW)  # bodies that an array can lie in
-_READ = "application/json, application/x-npy, text/csv"
+_READ = "application/json, application/x-npy, application/x-npz, text/csv"
 
 
 class _Group:
@@ -90,6 +91,7 @@ class NativeServable:
         self._function: Callable[[Any], Any] | None = model.handle if self._handles else model.predict
         self._dtype = _dtype(settings.dtype, kind)
         self._shape = settings.shape
+        self._max_request_bytes = max_request_bytes
         # A number takes two bytes of JSON or CSV at least: `0,`.
         self._buffer_bytes = (max_request_bytes // 2 + 1) * self._dtype.itemsize
         self._buffer = self._new_buffer()
@@ -205,9 +207,11 @@ class NativeServable:
         return buffer.append_array(self._view(request))
 
     def _view(self, request: Request) -> Array:
-        """The numbers of an npy or raw body where they lie, read-only."""
+        """The numbers of an npy, npz or raw body, read-only and where they lie if they can be."""
         if request.kind == media.NPY:
             return _codec.view_npy(request.body)
+        if request.kind == media.NPZ:
+            return pick_array(read_npz(request.body, self._max_request_bytes))
         if request.kind == media.RAW and self._shape is not None:
             return _codec.view_raw(request.body, self._dtype, self._shape)
         also = ", application/octet-stream" if self._shape is not None else ""

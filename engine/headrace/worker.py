@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from headrace import errors, loaders, log, media
 from headrace._worker import Port, Request
+from headrace.compression import Codings
 from headrace.config import Config
 from headrace.control import Channel, Message
 
@@ -29,7 +30,7 @@ def render(exc: BaseException, request: Request) -> Reply:
     if not isinstance(exc, errors.HeadraceError):
         exc = _known(exc)
     body = errors.body(exc.status, errors.TYPES.get(exc.code, "InternalServerException"), str(exc))
-    return exc.status, media.JSON, body, b"retry-after: 1\r\n" if exc.retryable else b""
+    return exc.status, media.JSON, body, exc.fields + b"retry-after: 1\r\n" if exc.retryable else exc.fields
 
 
 def _known(exc: BaseException) -> errors.HeadraceError:
@@ -52,7 +53,8 @@ class Worker:
     def __init__(self, control_fd: int, board_fd: int, index: int, config: Config) -> None:
         self.channel = Channel(control_fd)
         self.config = config
-        self.port = Port(board_fd, index, render, config.max_response_bytes, config.spin_us)
+        codings = Codings(config.max_request_bytes, config.compress_min_bytes)
+        self.port = Port(board_fd, index, render, config.max_response_bytes, config.spin_us, codings)
         self.log = log.get(f"worker-{index}")
         self.supervisor = os.getppid()
         self.models: dict[int, loaders.Servable] = {}

@@ -241,6 +241,23 @@ def test_accept_kind(value: bytes, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("fields", "codings"),
+    [
+        (b"", 0),
+        (b"Content-Encoding: gzip\r\n", 1),
+        (b"Content-Encoding: identity\r\nContent-Encoding:\r\n", 0),
+        (b"content-encoding: Identity\r\ncontent-encoding: br\r\n", 1),
+        (b"Accept-Encoding: gzip, deflate\r\n", 2),
+        (b"Accept-Encoding: identity\r\nAccept-Encoding: \r\n", 0),
+        (b"accept-encoding: *\r\nContent-Encoding: x\r\n", 3),
+        (b"Accept-Encodinh: gzip\r\nContent-Encodinh: gzip\r\n", 0),
+    ],
+)
+def test_codings(fields: bytes, codings: int) -> None:
+    assert head(fields).codings == codings
+
+
+@pytest.mark.parametrize(
     ("version", "fields", "stays"),
     [
         (b"1.1", b"", True),
