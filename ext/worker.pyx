@@ -71,6 +71,9 @@ from syscalls cimport eventfd_bump, file_bytes, futex_wait, map_shared, monotoni
 cdef enum:
     PARK_NS = 1000000000  # a death wakes no futex waiter: look around once a second
     SPIN_BATCH = 2        # spin only while batches have been as small as this
+    SAMPLES = 128         # batches that a tuner learns from at once; or, of slow batches, fewer after a while:
+    FEW_SAMPLES = 8
+    LEARN_NS = 200000000
 
 
 class Headers(Mapping):
@@ -449,13 +452,94 @@ cdef class Request:
 
 @cython.final
 cdef class ModelQueue:
-    """Requests that wait for one model, oldest first."""
+    """Requests that wait for one model, oldest first, and the rule by which they become batches.
+
+    A batch takes what waits, up to `most` members and `most_bytes` of bodies (one larger member runs alone). While fewer than
+    `crowd` wait it is put off until the oldest has waited for `delay_ns` or, with a linger, until nothing has come or gone for
+    `linger_ns`. A tuner sets these four anew from samples (headrace.tuner says what they are); without one they stay.
+    """
 
     cdef object servable
     cdef object waiting
+    cdef uint64_t waiting_bytes  # of bodies
     cdef uint32_t model
-    cdef Py_ssize_t most  # members of a batch
-    cdef uint64_t delay_ns  # how long the oldest waits for company
+    cdef Py_ssize_t most
+    cdef uint64_t most_bytes
+    cdef Py_ssize_t crowd
+    cdef uint64_t linger_ns
+    cdef uint64_t delay_ns
+    cdef object tuner
+    cdef list samples
+    cdef uint64_t learned_ns
+    # The batch that runs, or ran last; times are CLOCK_MONOTONIC.
+    cdef Py_ssize_t members
+    cdef Py_ssize_t depth  # of the queue when it was formed
+    cdef uint64_t oldest_ns  # arrival of its oldest member
+    cdef uint64_t begun_ns
+    cdef uint64_t ended_ns  # also without a tuner
+    cdef uint64_t waited_ns
+    cdef uint64_t turnaround_ns
+    cdef uint64_t asking_ns  # end of the last batch, 0 once a request came after it
+    cdef uint64_t unasked_ns  # end of the batch before that, likewise
+    cdef uint64_t last_arrival_ns
+
+    cdef int add(self, Request request) except -1:
+        cdef uint64_t arrival = request.entry.arrival_ns
+        self.waiting.append(request)
+        self.waiting_bytes += request.entry.body_length
+        if self.tuner is not None:
+            # Rings are looked into after a batch, so what came during it is seen when it has ended.
+            if 0 < self.unasked_ns < arrival:
+                self.turnaround_ns = arrival - self.unasked_ns
+                self.unasked_ns = 0
+            if 0 < self.asking_ns < arrival:
+                self.turnaround_ns = arrival - self.asking_ns
+                self.asking_ns = 0
+            self.last_arrival_ns = arrival
+        return 0
+
+    cdef uint64_t due(self):
+        """When the next batch is to be formed of what waits; 0 for now."""
+        cdef Py_ssize_t count = len(self.waiting)
+        if count >= self.crowd or self.waiting_bytes >= self.most_bytes:
+            return 0
+        cdef uint64_t due = (<Request>self.waiting[0]).entry.arrival_ns + self.delay_ns
+        if self.linger_ns:
+            due = min(due, max(self.last_arrival_ns, self.ended_ns) + self.linger_ns)
+        return due
+
+    cdef Request pop(self):
+        cdef Request request = self.waiting.popleft()
+        self.waiting_bytes -= request.entry.body_length
+        return request
+
+    cdef int begin(self, list batch, Py_ssize_t depth, uint64_t now) except -1:
+        """Takes note of a batch; all of it is for the tuner."""
+        self.members = len(batch)
+        self.depth = depth
+        self.oldest_ns = (<Request>batch[0]).entry.arrival_ns
+        self.begun_ns = now
+        self.waited_ns = now - min(now, max(self.oldest_ns, self.ended_ns))
+        return 0
+
+    cdef int end(self, uint64_t now) except -1:
+        self.ended_ns = now
+        self.unasked_ns = self.asking_ns
+        self.asking_ns = now
+        return 0
+
+    cdef int learn(self) except -1:
+        """After a batch and a look into the rings: makes a sample of it, and now and then a new plan of all samples."""
+        self.samples.append((
+            self.members, self.depth, len(self.waiting), self.ended_ns - self.begun_ns, self.ended_ns - self.oldest_ns,
+            self.waited_ns, self.turnaround_ns,
+        ))
+        self.turnaround_ns = 0
+        if len(self.samples) >= SAMPLES or (len(self.samples) >= FEW_SAMPLES and self.ended_ns - self.learned_ns > LEARN_NS):
+            self.most, self.crowd, self.linger_ns, self.delay_ns = self.tuner.learn(self.samples)
+            self.samples.clear()
+            self.learned_ns = self.ended_ns
+        return 0
 
 
 @cython.final
@@ -484,6 +568,7 @@ cdef class Port:
     cdef RingEnd *submits[MAX_FRONTENDS]
     cdef int submit_count
     cdef dict queues
+    cdef ModelQueue running  # whose batch runs, or ended just now
     cdef list deferred
     cdef dict in_need  # (frontend's slot, generation) by request id and segment -> (Request, body, fields)
 
@@ -531,18 +616,24 @@ cdef class Port:
                 self.submit_count += 1
 
     def serve(self, unsigned int model, servable):
-        """From now on requests for `model` are batched for `servable` (name, max_batch_size, max_batch_delay_ns)."""
+        """From now on requests for `model` are batched for `servable` (a headrace.loaders.Servable), by its limits."""
         cdef ModelQueue queue = ModelQueue.__new__(ModelQueue)
         queue.servable = servable
         queue.waiting = deque()
         queue.model = model
         queue.most = servable.max_batch_size
+        queue.most_bytes = servable.max_batch_bytes
         queue.delay_ns = servable.max_batch_delay_ns
+        queue.crowd = queue.most if queue.delay_ns and servable.tuner is None else 0
+        queue.tuner = servable.tuner
+        queue.samples = []
         self.queues[model] = queue
 
     def withdraw(self, unsigned int model):
         """Stops to serve `model`. Returns the requests that still wait for it."""
         cdef ModelQueue queue = self.queues.pop(model)
+        if self.running is queue:
+            self.running = None
         return list(queue.waiting)
 
     def waiting(self, unsigned int model):
@@ -586,7 +677,7 @@ cdef class Port:
             self.ring(segment)
             return 0
         request.servable = (<ModelQueue>found).servable
-        (<ModelQueue>found).waiting.append(request)
+        (<ModelQueue>found).add(request)
         return 0
 
     def control_waits(self):
@@ -598,57 +689,75 @@ cdef class Port:
         return True
 
     def next_batch(self, bint heed_control=True):
-        """(servable, [Request, ...]) of the model whose oldest request is the oldest; None when control messages wait, or
-        when nothing came for a second. Sleeps meanwhile.
+        """(servable, [Request, ...]) of the model that has waited longest; None when control messages wait, or when nothing
+        came for a second. Sleeps meanwhile.
 
-        heed_control=False: only what is in the queues now, whatever control messages wait.
+        A model waits since its oldest request came, or since its last batch ended, whichever is later: so a model with a
+        backlog does not keep one with a single request waiting for more than a batch of each.
+        heed_control=False: only what is in the queues now, whatever control messages wait; nothing waits for company.
         """
         cdef ModelQueue queue
         cdef ModelQueue best
-        cdef uint64_t now, arrival, oldest, due, next_due
+        cdef uint64_t since, longest, due, next_due
+        cdef uint64_t now = 0
         cdef list batch
-        cdef Request head
         while True:
             self.take()
+            if self.running is not None:
+                if self.running.tuner is not None:
+                    self.running.learn()
+                self.running = None
             if heed_control and load_acquire(&self.page.control_sent) != self.control_seen:
                 return None
             best = None
-            oldest = next_due = ~<uint64_t>0
+            longest = next_due = ~<uint64_t>0
             now = 0
             for queue in self.queues.values():
                 if not queue.waiting:
                     continue
-                head = queue.waiting[0]
-                arrival = head.entry.arrival_ns
-                if queue.delay_ns and <Py_ssize_t>len(queue.waiting) < queue.most:
-                    if now == 0:
-                        now = monotonic_ns()
-                    due = arrival + queue.delay_ns
-                    if now < due:
-                        next_due = min(next_due, due)
-                        continue
-                if arrival < oldest:
-                    best, oldest = queue, arrival
+                if queue.crowd and heed_control:
+                    due = queue.due()
+                    if due:
+                        now = now or monotonic_ns()
+                        if now < due:
+                            next_due = min(next_due, due)
+                            continue
+                since = max((<Request>queue.waiting[0]).entry.arrival_ns, queue.ended_ns)
+                if since < longest:
+                    best, longest = queue, since
             if best is not None:
-                self.started_ns = monotonic_ns()
-                batch = []
-                while best.waiting and <Py_ssize_t>len(batch) < best.most:
-                    head = best.waiting.popleft()
-                    if head.entry.deadline_ns < self.started_ns:
-                        head.fail(TimeoutError())
-                        self.ring(head.segment)
-                    else:
-                        batch.append(head)
-                if not batch:
-                    continue
-                self.page.batches += 1
-                self.batch_rows = <uint32_t>len(batch)
-                self.enter(WORKER_RUNNING, best.model)
-                return best.servable, batch
-            if not heed_control and next_due == ~<uint64_t>0:
+                batch = self.form(best)
+                if batch:
+                    return best.servable, batch
+            elif not heed_control or not self.wait(next_due):
                 return None
-            if not self.wait(next_due):
-                return None
+
+    cdef list form(self, ModelQueue queue):
+        """A batch of what waits, by the queue's limits; empty when all that waited had passed its deadline."""
+        cdef list batch = []
+        cdef Request head
+        cdef uint64_t room = queue.most_bytes
+        cdef Py_ssize_t depth = len(queue.waiting)
+        self.started_ns = monotonic_ns()
+        while queue.waiting and <Py_ssize_t>len(batch) < queue.most:
+            head = queue.waiting[0]
+            if head.entry.body_length > room and batch:
+                break
+            queue.pop()
+            if head.entry.deadline_ns < self.started_ns:
+                head.fail(TimeoutError())
+                self.ring(head.segment)
+                continue
+            batch.append(head)
+            room -= min(room, <uint64_t>head.entry.body_length)
+        if batch:
+            self.page.batches += 1
+            self.batch_rows = <uint32_t>len(batch)
+            self.running = queue
+            if queue.tuner is not None:
+                queue.begin(batch, depth, self.started_ns)
+            self.enter(WORKER_RUNNING, queue.model)
+        return batch
 
     cdef int enter(self, uint64_t state, uint64_t model) except -1:
         """Says on the board what this loop does, and since when."""
@@ -680,6 +789,8 @@ cdef class Port:
         for found in self.segments:
             if found is not None and (<Segment>found).unrung:
                 self.ring(found)
+        if self.running is not None:
+            self.running.end(monotonic_ns())
 
     cdef int ring(self, Segment segment) except -1:
         segment.unrung = False
@@ -766,6 +877,8 @@ cdef class Port:
         cdef uint64_t now = start
         cdef uint64_t limit = start + (self.spin_ns if self.gap_ns <= self.spin_ns and self.batch_rows <= SPIN_BATCH else 0)
         cdef bint quiet = True
+        if due_ns - start < self.spin_ns:
+            limit = due_ns  # a sleep takes longer than that
         self.started_ns = self.waiting_from_ns = start
         self.enter(WORKER_IDLE, 0)
         with nogil:

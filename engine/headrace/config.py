@@ -212,6 +212,14 @@ class Config:
     max_batch_size: int = knob(
         32, "rows that run together, unless the model says otherwise", "MAX_BATCH_SIZE", "int", 1, 65536
     )
+    max_batch_bytes: int = knob(
+        64 * _MIB,
+        "bytes of request bodies that run together, unless the model says otherwise; a larger one runs alone",
+        "MAX_BATCH_BYTES",
+        "size",
+        1,
+        64 * _GIB,
+    )
     max_batch_delay_ms: float = knob(
         0.0,
         "longest wait for company, unless the model says otherwise; 0 = take what is there",

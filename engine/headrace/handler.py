@@ -21,8 +21,11 @@ from headrace.mms.service import emit_metrics
 from headrace.multipart import parse_multipart, parse_urlencoded
 from headrace.namespace import Canary, Isolation
 from headrace.request import Request
+from headrace.tuner import Tuner
 
 _log = logs.get("handler")
+
+_ANY_BYTES = (1 << 64) - 1  # Multi Model Server bounds batches by their number of requests only
 
 EntryPoint = Callable[[Any, Context], Any]
 
@@ -74,7 +77,9 @@ class HandlerServable:
     ) -> None:
         self.name = name
         self.max_batch_size = max_batch_size
+        self.max_batch_bytes = _ANY_BYTES
         self.max_batch_delay_ns = max_batch_delay_ns
+        self.tuner: Tuner | None = None
         self._isolation = isolation
         self._entry: EntryPoint | None = entry
         self._context = context

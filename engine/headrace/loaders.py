@@ -25,6 +25,7 @@ from headrace.model_settings import ModelSettings
 from headrace.namespace import Canary, Isolation, Namespace, OwnProcess
 from headrace.native import NativeServable
 from headrace.request import Request
+from headrace.tuner import Tuner
 
 MANIFEST = Path("MAR-INF", "MANIFEST.json")
 
@@ -34,7 +35,9 @@ class Servable(Protocol):
 
     name: str
     max_batch_size: int  # most requests in a call of run()
+    max_batch_bytes: int  # most that their bodies have together; a larger one runs alone
     max_batch_delay_ns: int  # how long the first of them may wait for company
+    tuner: Tuner | None  # sets size and wait from what batches cost
 
     def run(self, requests: list[Request], /) -> None:
         """Answers every one of the requests, exactly once."""
@@ -50,13 +53,14 @@ class Servable(Protocol):
 class Options:
     """How a model is to be loaded.
 
-    max_batch_size, max_batch_delay_ms: for native models that do not say (None: for handlers, as Multi Model Server has
-    it, 1); batch_size, batch_delay_ms: asked for at registration, beat what the model says.
+    max_batch_size, max_batch_bytes, max_batch_delay_ms: for native models that do not say (handlers: 1 request, as
+    Multi Model Server has it); batch_size, batch_delay_ms: asked for at registration, beat what the model says.
     """
 
     name: str
     isolation: str = "shared"  # or "process": the model has this process to itself
     max_batch_size: int = 32
+    max_batch_bytes: int = 64 << 20
     max_batch_delay_ms: float = 0.0
     batch_size: int | None = None
     batch_delay_ms: float | None = None
@@ -175,7 +179,9 @@ def _load_native(directory: Path, options: Options, isolation: Isolation) -> Ser
         model,
         settings,
         max_batch_size=options.batch_size or settings.max_batch_size or options.max_batch_size,
+        max_batch_bytes=settings.max_batch_bytes or options.max_batch_bytes,
         max_batch_delay_ms=_first(options.batch_delay_ms, settings.max_batch_delay_ms, options.max_batch_delay_ms),
+        target_latency_ms=settings.target_latency_ms if options.batch_delay_ms is None else None,
         max_request_bytes=options.max_request_bytes,
     )
     model.warm_up()

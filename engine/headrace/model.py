@@ -45,7 +45,9 @@ class Model:
     """
 
     max_batch_size: int | None = None  # rows in a call of predict(), requests in a call of handle(); None: the server's
+    max_batch_bytes: int | None = None  # of bodies that run together, a larger one runs alone; None: the server's
     max_batch_delay_ms: float | None = None  # how long a request may wait for company; None: the server's
+    target_latency_ms: float | None = None  # instead of a fixed delay: size and wait are tuned to hold this p99
     dtype: Any = "float32"  # of predict()'s input
     shape: Sequence[int] | None = None  # of one row of it; None: any, checked by predict()
     isolation: str | None = None  # "shared" or "process"; None: the server's

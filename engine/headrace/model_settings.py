@@ -15,12 +15,17 @@ else:
 SETTINGS_FILE = "headrace.toml"
 
 
+_RIVALS = ("target_latency_ms", "max_batch_delay_ms")
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
     """The attributes of headrace.Model as they hold for one model directory."""
 
     max_batch_size: int | None
+    max_batch_bytes: int | None
     max_batch_delay_ms: float | None
+    target_latency_ms: float | None
     dtype: Any
     shape: tuple[int, ...] | None
     isolation: str | None
@@ -30,10 +35,14 @@ class ModelSettings:
     @classmethod
     def of(cls, model: type, directory: Path) -> "ModelSettings":
         """Attributes of the class, overridden by the directory's file. ModelError names key and place of a bad one."""
-        found = {
-            key: _checked(key, getattr(model, key), f"class {model.__qualname__}", key == "dtype") for key in _CHECKS
-        }
-        return cls(**{**found, **read_settings(directory)})
+        place = f"class {model.__qualname__}"
+        found = {key: _checked(key, getattr(model, key), place, key == "dtype") for key in _CHECKS}
+        _check_together(found, place)
+        file = read_settings(directory)
+        for key, other in (_RIVALS, _RIVALS[::-1]):
+            if key in file:
+                found[other] = None  # the file's choice replaces the class's
+        return cls(**{**found, **file})
 
 
 def read_settings(directory: Path) -> dict[str, Any]:
@@ -55,7 +64,23 @@ def read_settings(directory: Path) -> dict[str, Any]:
     for key in document:
         if key not in _CHECKS:
             raise ModelError(f"{path}: unknown key {key!r}; the keys are {', '.join(_CHECKS)}")
-    return {key: _checked(key, value, str(path), False) for key, value in document.items()}
+    found = {key: _checked(key, value, str(path), False) for key, value in document.items()}
+    _check_together(found, str(path))
+    return found
+
+
+def _check_together(found: dict[str, Any], place: str) -> None:
+    target, delay = (found.get(key) for key in _RIVALS)
+    if target is not None and delay is not None:
+        raise ModelError(
+            f"{place}: target_latency_ms = {target!r} and max_batch_delay_ms = {delay!r} exclude each other; "
+            "keep the target, which chooses the wait, or the fixed delay"
+        )
+    if target is not None and found.get("max_batch_size") == 1:
+        raise ModelError(
+            f"{place}: target_latency_ms = {target!r} chooses batch sizes, which max_batch_size = 1 rules out; "
+            "set max_batch_size to 2 or more, or leave one of them out"
+        )
 
 
 def _checked(key: str, value: Any, place: str, any_dtype: bool) -> Any:
@@ -75,13 +100,19 @@ def _is_delay(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 60_000
 
 
+def _is_latency(value: Any) -> bool:
+    return _is_delay(value) and value > 0
+
+
 def _is_shape(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(_is_count(side) for side in value)
 
 
 _CHECKS: dict[str, tuple[str, Any]] = {
     "max_batch_size": ("an integer from 1 up", _is_count),
+    "max_batch_bytes": ("an integer from 1 up, in bytes", _is_count),
     "max_batch_delay_ms": ("a number from 0 to 60000", _is_delay),
+    "target_latency_ms": ("a number above 0, up to 60000", _is_latency),
     "dtype": ("the name of a numpy type, such as 'float32'", lambda value: isinstance(value, str)),
     "shape": ("a list of integers from 1 up, such as [64]", _is_shape),
     "isolation": ("'shared' or 'process'", lambda value: value in ("shared", "process")),

@@ -32,6 +32,7 @@ from headrace.model_settings import ModelSettings
 from headrace.namespace import Canary, Isolation
 from headrace.npz import pick_array, read_npz
 from headrace.request import Request
+from headrace.tuner import Tuner
 
 _log = logs.get("model")
 
@@ -65,7 +66,7 @@ class NativeServable:
     """A loaded native model.
 
     max_batch_size bounds the rows in a call of predict() (only a single larger request exceeds it) and the requests in
-    a call of run().
+    a call of run(), whose bodies max_batch_bytes bounds likewise. target_latency_ms: None for a fixed delay.
     """
 
     def __init__(
@@ -75,13 +76,19 @@ class NativeServable:
         model: Model,
         settings: ModelSettings,
         max_batch_size: int,
+        max_batch_bytes: int,
         max_batch_delay_ms: float,
+        target_latency_ms: float | None,
         max_request_bytes: int,
     ) -> None:
         self.name = name
         self.settings = settings
         self.max_batch_size = max_batch_size
+        self.max_batch_bytes = max_batch_bytes
         self.max_batch_delay_ns = round(max_batch_delay_ms * 1e6)
+        self.tuner: Tuner | None = None
+        if target_latency_ms is not None and max_batch_size > 1:
+            self.tuner = Tuner(name, round(target_latency_ms * 1e6), max_batch_size)
         self._isolation = isolation
         self._model: Model | None = model
         kind = type(model)

@@ -126,6 +126,7 @@ class Worker:
         config = self.config
         return {
             "max_batch_size": config.max_batch_size,
+            "max_batch_bytes": config.max_batch_bytes,
             "max_batch_delay_ms": config.max_batch_delay_ms,
             "max_request_bytes": config.max_request_bytes,
             "default_handler": config.default_handler or None,

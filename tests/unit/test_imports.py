@@ -21,7 +21,7 @@ SIDES = {
     "loops": ("control_async", "roots loops", MODEL_LIBRARIES),
     "frontend": ("frontend connection routes dispatch dialects", "roots loops frontend", MODEL_LIBRARIES),
     "worker": (
-        "worker template batcher loaders model request namespace native answers handler script mms multipart "
+        "worker template batcher loaders model request namespace native tuner answers handler script mms multipart "
         "compression npz",
         "roots worker",
         "asyncio uvloop",
