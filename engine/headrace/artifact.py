@@ -2,14 +2,16 @@
 
 import json
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from headrace.model_settings import read_settings
+from headrace.errors import ModelError
+from headrace.model_settings import SETTINGS_FILE, parse_settings
 
 MANIFEST = "MAR-INF/MANIFEST.json"
 NATIVE = "model.py"
-READ_MAX = 1 << 20  # bytes of a manifest or module that are looked at
+READ_MAX = 1 << 20  # bytes of a file that are looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,28 +28,29 @@ class Artifact:
 
 
 def look(path: str) -> Artifact:
-    """Look at a directory or a zip archive. Raises ModelError for a headrace.toml that makes no sense."""
+    """Look at a directory or a zip archive. Raises ModelError for a headrace.toml that makes no sense.
+
+    A tar archive has no directory and would have to be read whole: it stays in doubt, and gets its own process.
+    """
     directory = Path(path)
-    if not directory.is_dir():
-        return _look_into(path)
-    source, manifest = _head(directory / NATIVE), _head(directory / MANIFEST)
-    settings = read_settings(directory)
-    return Artifact(
-        manifest is None and source is not None and b"headrace" in source,
-        _name_in(manifest),
-        settings.get("isolation"),
-        settings.get("replicas"),
-    )
-
-
-def _look_into(path: str) -> Artifact:
+    if directory.is_dir():
+        return _artifact(lambda name: _head(directory / name), path)
     try:
         with zipfile.ZipFile(path) as archive:
             names = set(archive.namelist())
-            manifest = archive.open(MANIFEST).read(READ_MAX) if MANIFEST in names else None
-    except Exception:  # no zip archive, or a broken one, of which the loader will say more
+            return _artifact(lambda name: archive.open(name).read(READ_MAX) if name in names else None, path)
+    except ModelError:
+        raise
+    except Exception:  # no zip archive, or a broken one, of which unpacking will say more
         return Artifact(False, None)
-    return Artifact(NATIVE in names and manifest is None, _name_in(manifest))
+
+
+def _artifact(read: Callable[[str], bytes | None], path: str) -> Artifact:
+    """read: gives the beginning of the file of that name, None when there is none."""
+    source, manifest, text = read(NATIVE), read(MANIFEST), read(SETTINGS_FILE)
+    settings = {} if text is None else parse_settings(text, f"{path}/{SETTINGS_FILE}")
+    is_native = manifest is None and source is not None and b"headrace" in source
+    return Artifact(is_native, _name_in(manifest), settings.get("isolation"), settings.get("replicas"))
 
 
 def _head(path: Path) -> bytes | None:

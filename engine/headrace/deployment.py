@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from headrace import log, metrics, placement
+from headrace.archives import Archives
 from headrace.config import Config
 from headrace.control import Message
 from headrace.errors import Conflict, HeadraceError, ModelError, OutOfMemory, WorkerLost
@@ -28,8 +29,11 @@ _log = log.get("supervisor")
 
 
 class Deployment:
-    def __init__(self, config: Config, registry: Registry, workers: Workers, frontends: Frontends) -> None:
+    def __init__(
+        self, config: Config, registry: Registry, workers: Workers, frontends: Frontends, archives: Archives
+    ) -> None:
         self._config = config
+        self._archives = archives
         self._registry = registry
         self._workers = workers
         self._frontends = frontends
@@ -43,12 +47,14 @@ class Deployment:
         model.state = State.LOADING
         started_s = asyncio.get_running_loop().time()
         try:
+            model.directory = await self._archives.open(model.path)
             await self._grow(model, model.wanted)
         except HeadraceError as error:
             model.fail(str(error))
             _log.error("model.failed", model=model.name, error=error, detail=error.detail)
             await self._shrink(model, list(model.replicas))
             await self._withdraw_route(model)
+            await self._archives.discard(model.directory)
             raise
         model.state, model.is_routed = State.RESIDENT, True
         await self._publish(model)
@@ -63,6 +69,7 @@ class Deployment:
         model.state = State.UNLOADING
         await self._withdraw_route(model)
         await self._shrink(model, list(model.replicas))
+        await self._archives.discard(model.directory)
         self._registry.remove(model)
         _log.info("model.unloaded", model=model.name)
 
@@ -180,7 +187,7 @@ class Deployment:
             "op": "load",
             "model": model.index,
             "name": model.name,
-            "path": model.path,
+            "path": model.directory,
             "handler": model.handler,
             "options": {**model.options, "isolation": model.isolation},
         }

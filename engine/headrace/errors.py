@@ -112,6 +112,12 @@ class ModelError(HeadraceError):
         self.detail = detail
 
 
+class InvalidModel(ModelError):
+    """An archive that is broken or refused, a manifest that is none: the files are at fault before any code has run."""
+
+    status, code = 400, "invalid_model"
+
+
 class OutOfMemory(HeadraceError):
     """Does not fit into the memory budget; the text names need, budget and what is free."""
 
@@ -175,6 +181,7 @@ TYPES: dict[str, str] = {
     "internal": "InternalServerException",
     "bad_config": "InternalServerException",
     "layout_mismatch": "InternalServerException",
+    "invalid_model": "InvalidModelException",
     "model_failed": "InternalServerException",
     "inference_error": "InternalServerException",
 }

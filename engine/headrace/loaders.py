@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
-from headrace.errors import ModelError, OutOfMemory
+from headrace.errors import InvalidModel, ModelError, OutOfMemory
 from headrace.handler import HandlerName, HandlerServable, load_handler
 from headrace.mms.context import Context
 from headrace.model import Model
@@ -101,16 +101,16 @@ def find_entry(directory: Path, handler: str | None, default_handler: str | None
 
 
 def read_manifest(directory: Path) -> dict[str, Any] | None:
-    """The MMS manifest of an unpacked archive; None without one. ModelError when it is not a JSON object."""
+    """The MMS manifest of an unpacked archive; None without one. InvalidModel when it is not a JSON object."""
     path = directory / MANIFEST
     try:
         manifest = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} is not JSON: {error}") from None
+        raise InvalidModel(f"{path} is not JSON: {error}") from None
     if not isinstance(manifest, dict):
-        raise ModelError(f"{path} must be a JSON object, not {type(manifest).__name__}")
+        raise InvalidModel(f"{path} must be a JSON object, not {type(manifest).__name__}")
     return manifest
 
 
@@ -124,7 +124,7 @@ def load(directory: Path, handler: str | None, options: Options, namespace_index
     try:
         entry = find_entry(directory, handler, options.default_handler)
     except ModelError as problem:
-        raise ModelError(f"model {options.name}: {problem}") from None
+        raise type(problem)(f"model {options.name}: {problem}") from None
     isolation = _isolate(directory, entry, options, namespace_index)
     error: BaseException
     try:

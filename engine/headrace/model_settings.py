@@ -52,20 +52,27 @@ def read_settings(directory: Path) -> dict[str, Any]:
     """
     path = directory / SETTINGS_FILE
     try:
-        text = path.read_text("utf-8")
+        text = path.read_bytes()
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ModelError(f"{path} cannot be read: {error}") from None
+    return parse_settings(text, str(path))
+
+
+def parse_settings(text: bytes, place: str) -> dict[str, Any]:
+    """What a `headrace.toml` of this text sets. ModelError, which names *place*, as for read_settings()."""
     try:
-        document = tomllib.loads(text)
+        document = tomllib.loads(text.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{place} cannot be read: {error}") from None
     except tomllib.TOMLDecodeError as error:
-        raise ModelError(f"{path} is not TOML: {error}") from None
+        raise ModelError(f"{place} is not TOML: {error}") from None
     for key in document:
         if key not in _CHECKS:
-            raise ModelError(f"{path}: unknown key {key!r}; the keys are {', '.join(_CHECKS)}")
-    found = {key: _checked(key, value, str(path), False) for key, value in document.items()}
-    _check_together(found, str(path))
+            raise ModelError(f"{place}: unknown key {key!r}; the keys are {', '.join(_CHECKS)}")
+    found = {key: _checked(key, value, place, False) for key, value in document.items()}
+    _check_together(found, place)
     return found
 
 

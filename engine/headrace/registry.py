@@ -45,7 +45,8 @@ class Replica:
 
 @dataclass(slots=True)
 class Model:
-    """url: as it was given; path: where it is; options: for the worker's loader; index: its number in every process.
+    """url: as it was given; path: where it is; directory: of its files, to which an archive is unpacked; options: for
+    the worker's loader; index: its number in every process.
 
     isolation: "shared" or "process"; wanted: replicas asked for; replicas: worker index -> Replica; is_routed:
     frontends know it; reason: of a failure.
@@ -55,6 +56,7 @@ class Model:
     path: str
     url: str
     index: int
+    directory: str = ""
     handler: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     isolation: str = "shared"

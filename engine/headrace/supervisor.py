@@ -18,6 +18,7 @@ from socket import socket
 
 from headrace import affinity, listeners, log, processes
 from headrace._memory import Board, create_board
+from headrace.archives import Archives
 from headrace.children import Reaper, guard, signal_name
 from headrace.config import Config, ModelSpec, Settings
 from headrace.control import Message
@@ -91,7 +92,8 @@ class Supervisor:
         self._workers = Workers(
             config, board, self._nursery, self._reaper, self._plan, self._frontends, self._tell_health, self._fail
         )
-        self._deployment = Deployment(config, self._registry, self._workers, self._frontends)
+        self._archives = Archives(self._reaper)
+        self._deployment = Deployment(config, self._registry, self._workers, self._frontends, self._archives)
         self._workers.on_up, self._workers.on_down = self._deployment.restore, self._deployment.take_down
         self._management = Management(config, self._registry, self._deployment)
         self._watchdog = Watchdog(config, board, self._workers, self._reaper)
@@ -135,6 +137,7 @@ class Supervisor:
     def close(self) -> None:
         for listener in self._sockets.values():
             listener.close()
+        self._archives.close()
         self._reaper.close()
         os.close(self._board_fd)
 

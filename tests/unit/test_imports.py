@@ -14,7 +14,7 @@ EXT = ROOT / "ext"
 MODEL_LIBRARIES = "numpy scipy pandas sklearn torch tensorflow xgboost joblib"
 SIDES = {
     "roots": (
-        "errors log units machine parsers config metrics affinity control media model_settings processes",
+        "errors log units machine parsers config metrics affinity control media model_settings processes archive",
         "roots",
         MODEL_LIBRARIES,
     ),
@@ -28,7 +28,7 @@ SIDES = {
     ),
     "supervisor": (
         "supervisor watchdog children deployment listeners management nursery frontends workers registry placement "
-        "artifact",
+        "artifact archives",
         "roots loops supervisor",
         MODEL_LIBRARIES,
     ),

@@ -17,6 +17,7 @@ import pytest
 
 from headrace import affinity, control, errors
 from headrace._memory import Board, create_board
+from headrace.archives import Archives
 from headrace.children import Death
 from headrace.config import Config
 from headrace.control import Message
@@ -46,7 +47,7 @@ class Server:
         plan = affinity.plan_for("off", 2, 1, (0,), 1, {})
         nursery = Nursery(config, -1, board, nobody)
         self.workers = Workers(config, board, nursery, nobody, plan, self.frontends, lambda: None, nobody)
-        self.deployment = Deployment(config, self.registry, self.workers, self.frontends)
+        self.deployment = Deployment(config, self.registry, self.workers, self.frontends, Archives(nobody))
         self.management = Management(config, self.registry, self.deployment)
         self.gate = asyncio.Event()  # loads of models called "slow" wait for it
         self.gate.set()
