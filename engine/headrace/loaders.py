@@ -4,9 +4,11 @@ Entry points, in the order they are tried:
 1. the handler named when the model was registered, or by an MMS manifest (`MAR-INF/MANIFEST.json`);
 2. native: a `model.py` whose text mentions headrace;
 3. the server's default handler (`default_service_handler`, SAGEMAKER_HANDLER);
-4. any other `model.py`: its headrace.Model may come from a module of the model's own.
+4. a SageMaker script, `code/inference.py` or `inference.py`;
+5. any other `model.py`: its headrace.Model may come from a module of the model's own.
 
-A `model.py` alone proves nothing: many a PyTorch model keeps its network in one, to be served by a default handler.
+A `model.py` alone proves nothing: many a PyTorch model keeps its network in one, to be served by a default handler. A
+default handler comes before the script, since it is a framework's that reads the script by rules of its own.
 """
 
 import json
@@ -25,6 +27,7 @@ from headrace.model_settings import ModelSettings
 from headrace.namespace import Canary, Isolation, Namespace, OwnProcess
 from headrace.native import NativeServable
 from headrace.request import Request
+from headrace.script import find_script, load_script
 from headrace.tuner import Tuner
 
 MANIFEST = Path("MAR-INF", "MANIFEST.json")
@@ -72,10 +75,11 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What to load. handler: None for a native model. manifest: the archive's, when it has one."""
+    """What to load. handler: None for a native model; is_script: it is a SageMaker script; manifest: of the archive."""
 
     handler: HandlerName | None
     manifest: Mapping[str, Any] | None
+    is_script: bool = False
 
 
 def find_entry(directory: Path, handler: str | None, default_handler: str | None) -> Entry:
@@ -92,11 +96,14 @@ def find_entry(directory: Path, handler: str | None, default_handler: str | None
         return Entry(None, manifest)
     if default_handler:
         return Entry(HandlerName.parse(default_handler), manifest)
+    script = find_script(directory, os.environ)
+    if script is not None:
+        return Entry(script, manifest, is_script=True)
     if is_there:
         return Entry(None, manifest)
     raise ModelError(
         f"{directory} holds no model: looked for a handler in {MANIFEST}, for model.py with a headrace.Model, "
-        "and for a default handler in the server's settings"
+        "for code/inference.py, and for a default handler in the server's settings"
     )
 
 
@@ -159,12 +166,14 @@ def _load(directory: Path, entry: Entry, options: Options, isolation: Isolation)
         return _load_native(directory, options, isolation)
     size = options.batch_size or 1
     context = Context(options.name, str(directory), entry.manifest, size, options.gpu_id)
-    function = load_handler(entry.handler, isolation, context, options.name)
+    if entry.is_script:
+        function = load_script(isolation.import_module(entry.handler.module), context)
+    else:
+        function = load_handler(entry.handler, isolation, context, options.name)
+    decode_input = options.decode_input and not entry.is_script  # a script reads bodies itself
     delay_ns = round((options.batch_delay_ms or 0.0) * 1e6)
     owns_process = options.isolation == "process"
-    return HandlerServable(
-        options.name, isolation, function, context, size, delay_ns, options.decode_input, owns_process
-    )
+    return HandlerServable(options.name, isolation, function, context, size, delay_ns, decode_input, owns_process)
 
 
 def _load_native(directory: Path, options: Options, isolation: Isolation) -> Servable:
