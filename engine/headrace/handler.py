@@ -89,7 +89,8 @@ class HandlerServable:
     def run(self, requests: list[Request]) -> None:
         """Answers each of *requests*, whatever the handler does.
 
-        SystemExit goes on to the worker when the model has the process to itself: a handler that exits wants a new one.
+        A batch whose call raised is run again member by member, so that only the culprit fails. SystemExit goes on to
+        the worker when the model has the process to itself: a handler that exits wants a new one.
         """
         members: list[Request] = []
         data: list[dict[str, Any]] = []
@@ -108,15 +109,24 @@ class HandlerServable:
         context = self._context
         context.start_call([request.id for request in members], processors)
         failure: HandlerFailed | None = None
-        exits, exit_code = False, None
+        alone = exits = False
+        exit_code = None
         results: Any = None
         try:
             results = self._isolation.call(self._call, data, context)
         except Exception as exc:
-            failure = self._failure(exc, members)
+            if len(members) > 1 and not isinstance(exc, MemoryError):
+                _log.warning("handler.batch_failed", model=self.name, requests=len(members), error=exc)
+                alone = True
+            else:
+                failure = self._failure(exc, members)
         except SystemExit as exc:
             _log.error("handler.exit", model=self.name, code=exc.code, requests=len(members))
             failure, exits, exit_code = HandlerFailed(500, "Worker died."), True, exc.code
+        if alone:
+            for request in members:
+                self.run([request])  # inputs are decoded anew, for the handler may have changed them
+            return
         failure = failure or self._mismatch(results, len(members))
         for index, request in enumerate(members):
             if failure is not None:

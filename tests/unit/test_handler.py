@@ -326,9 +326,27 @@ def test_error_concerns_every_request_of_the_batch(loaded, body, status, message
         assert (request.status, request.message) == (status, message)
 
 
+def test_bad_item_of_a_batch_fails_alone(loaded):
+    one = loaded(
+        "from mms.service import PredictionException\n"
+        "def handle(data, c):\n"
+        "    if data is None: return\n"
+        "    values = [item.pop('body') for item in data]\n"
+        "    for i, value in enumerate(values):\n"
+        "        c.set_response_header(i, 'X-Value', str(value))\n"
+        "        if value == 'bad': raise PredictionException('no good', 422)\n"
+        "        if value == 'worse': raise ValueError\n"
+        "    return [value * 2 for value in values]\n"
+    )
+    requests = one.run(*(LocalRequest(value) for value in ("a", "bad", "b", "worse")))
+    assert [request.status for request in requests] == [200, 422, 200, 503]
+    assert [requests[0].answer, requests[2].answer] == [b"aa", b"bb"]
+    assert [request.fields for request in requests] == [b"X-Value: a\r\n", b"", b"X-Value: b\r\n", b""]
+
+
 def test_traceback_is_logged_once_from_the_handlers_frame_on(loaded, capfd):
     one = loaded("def handle(data, context):\n    return data and 1 / 0\n")
-    one.run(LocalRequest(b"0"), LocalRequest(b"1"))
+    one.run(LocalRequest(b"0"))
     log = capfd.readouterr().err
     assert log.count("ZeroDivisionError: division by zero") == 1
     assert "service.py" in log
