@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := setup.py pyproject.toml engine/headrace/__init__.py $(wildcard ext/*.pyx ext/*.pxi ext/*.pxd ext/*.h)
 
-.PHONY: help run test test-all test-debug test-sanitized test-lowest lint types bench bench-micro digits dist docker-rehearsal clean
+.PHONY: help run test test-all test-debug test-sanitized test-lowest test-frameworks lint types bench bench-micro digits dist docker-rehearsal clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,6 +24,7 @@ help:
 	@echo "make test-debug        the test suite on a build with assertions and bounds checks"
 	@echo "make test-sanitized    the tests of extensions and of the server on a build with ASan and UBSan (gcc)"
 	@echo "make test-lowest       the test suite with the oldest libraries that pyproject.toml allows (PYTHON=python3.10)"
+	@echo "make test-frameworks   the serving packages of SageMaker's framework containers, unmodified (torch, transformers)"
 	@echo "make lint              ruff and mypy"
 	@echo "make types             mypy alone"
 	@echo "make bench             the overhead scenario against the yardsticks (needs wrk)"
@@ -76,6 +77,15 @@ test-all:
 		echo "test-all: $$($$python --version)"; \
 		$(MAKE) --no-print-directory test PYTHON=$$python VENV=.venv-$$python || exit 1; ran="$$ran $$python"; \
 	done; [ -n "$$ran" ] || { echo "test-all: none of $(PYTHONS) is here" >&2; exit 1; }; echo "test-all: passed on$$ran"
+
+# Installed as a user has it, with the file that lets any process import `mms`. The PyTorch package carries an older
+# sagemaker_inference, so it lies beside the others.
+test-frameworks:
+	@$(MAKE) --no-print-directory VENV=.venv-frameworks .venv-frameworks/.made
+	.venv-frameworks/bin/python -m pip --disable-pip-version-check --quiet install '.[test-frameworks]'
+	.venv-frameworks/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --upgrade \
+	  --target .venv-frameworks/pytorch-toolkit sagemaker-pytorch-inference==2.0.25
+	.venv-frameworks/bin/python -m pytest tests/frameworks $(ARGS)
 
 # Other builds live in a copy of the tree: an editable install would put their extensions in the place of the release's.
 # LD_PRELOAD: python itself is not sanitized, so the run time has to be there first. Python never frees all it took.

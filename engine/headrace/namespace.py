@@ -44,7 +44,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 # Modules of ours that handlers import under another name. They win over an installed package of that name, which would
-# talk to a server that is not there.
+# talk to a server that is not there. (Those that give way to an installed one are in headrace.stand_in.)
 STAND_INS: Mapping[str, str] = {"mms": "headrace.mms"}
 
 _OUTSIDE = frozenset(("headrace", "__main__", *sys.builtin_module_names))  # never a model's own

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from headrace import errors, loaders, log, media
+from headrace import errors, loaders, log, media, stand_in
 from headrace._worker import Port, Request
 from headrace.compression import Codings
 from headrace.config import Config
@@ -167,6 +167,7 @@ def main(control_fd: int, board_fd: int, index: int, config: Config) -> NoReturn
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's ^C reaches the whole group; the supervisor decides
     faulthandler.enable()  # a crash, or the watchdog's SIGABRT, leaves a traceback of all threads
     log.configure(config.log_level, config.log_format, f"worker-{index}")
+    stand_in.install("ts")  # `mms` is the namespaces' affair: there it comes before an installed one
     code = errors.Exit.OK
     try:
         Worker(control_fd, board_fd, index, config).run()

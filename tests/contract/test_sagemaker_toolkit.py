@@ -1,29 +1,18 @@
-"""The SageMaker Inference Toolkit from PyPI, unmodified: its entry point starts Headrace, which serves its handler.
-
-What is set from outside is what a container sets: directories, ports, and the place of the file that it writes to /etc.
-"""
+"""The SageMaker Inference Toolkit from PyPI, unmodified: its entry point starts Headrace, which serves its handler."""
 
 import importlib.util
 import json
-import os
 import subprocess
-import sys
 import sysconfig
-import urllib.error
-import urllib.request
 
-import psutil
 import pytest
 
-from tests.contract.test_commands import free_port
-from tests.e2e.conftest import WATCHDOG_S, wait_until
+from tests.contract.container import Container
+from tests.e2e.conftest import WATCHDOG_S
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("sagemaker_inference") is None, reason="sagemaker-inference is not installed: .[test]"
 )
-# The toolkit looks once a second for a process of any container, of which there may be but one on the machine.
-START_S = 6 * WATCHDOG_S
-
 ENTRY = """
 import os
 from sagemaker_inference import model_server
@@ -43,78 +32,13 @@ def predict_fn(data, model, context):
 HELPER = "class Failure(Exception):\n    pass\n"
 
 
-class Container:
-    """The toolkit's entry point as a container runs it."""
-
-    def __init__(self, directory, **environment):
-        self.port = free_port()
-        (directory / "entry.py").write_text(ENTRY)
-        self.out = directory / "out"
-        env = {key: value for key, value in os.environ.items() if not key.startswith(("HEADRACE_", "SAGEMAKER_"))}
-        env |= {
-            "PATH": f"{sysconfig.get_path('scripts')}:{env['PATH']}",
-            "TMPDIR": str(directory),
-            "CONFIG_FILE": str(directory / "mms.properties"),
-            "SAGEMAKER_BASE_DIR": str(directory),
-            "SAGEMAKER_BIND_TO_PORT": str(self.port),
-            **environment,
-        }
-        with open(self.out, "wb") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, str(directory / "entry.py")], cwd=directory, env=env, stdout=out, stderr=out
-            )
-
-    def ready(self):
-        wait_until(lambda: self.request("GET", "/ping")[0] == 200 or self.process.poll() is not None, "no ping")
-        assert self.process.poll() is None, self.out.read_text()
-        return self
-
-    def request(self, method, path, body=None, **headers):
-        url = f"http://127.0.0.1:{self.port}{path}"
-        fields = {key.replace("_", "-"): value for key, value in headers.items()}
-        try:
-            with urllib.request.urlopen(
-                urllib.request.Request(url, body, fields, method=method), timeout=WATCHDOG_S
-            ) as answer:
-                return answer.status, answer.read()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read()
-        except (urllib.error.URLError, ConnectionError):
-            return 0, b""
-
-    def stop(self):
-        """SIGTERM to the entry point, once it has found its server; returns its exit status."""
-        family = [self.process, *psutil.Process(self.process.pid).children(recursive=True)]
-        servers = [child for child in psutil.process_iter() if self._is_ours(child)]
-        wait_until(lambda: _catches_sigterm(self.process.pid), "the toolkit never found the server")
-        self.process.terminate()
-        status = self.process.wait(START_S)
-        _, alive = psutil.wait_procs([*family[1:], *servers], WATCHDOG_S)
-        assert alive == [], self.out.read_text()
-        return status
-
-    def _is_ours(self, process):
-        try:
-            return process.environ().get("CONFIG_FILE") == str(self.out.parent / "mms.properties")
-        except psutil.Error:
-            return False
-
-
-def _catches_sigterm(pid):
-    """Whether the process has a handler for SIGTERM by now (proc(5), SigCgt)."""
-    with open(f"/proc/{pid}/status") as file:
-        caught = next(int(line.split()[1], 16) for line in file if line.startswith("SigCgt:"))
-    return caught >> 14 & 1
-
-
 @pytest.fixture
 def container(tmp_path):
     started = []
 
     def start(**environment):
-        started.append(Container(tmp_path, **environment))
-        return started[-1].ready()
+        started.append(Container(tmp_path, ENTRY, **environment))
+        return started[-1]
 
     yield start
     for one in started:

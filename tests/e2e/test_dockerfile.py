@@ -114,6 +114,7 @@ def test_the_wheel_holds_the_package_and_nothing_of_the_workshop(wheel):
     names, metadata = wheel
     assert {name.split("/")[0] for name in names} == {
         "headrace",
+        "headrace-stand-in.pth",
         next(n for n in names if "dist-info" in n).split("/")[0],
     }
     held = set(names)
@@ -132,6 +133,11 @@ def test_it_is_whole_without_a_compiler(image, tmp_path):
     assert "No broken requirements" in image.run(["pip", "check"], cwd=tmp_path)
     version = re.search(r'__version__ = "(.+)"', (ROOT / "engine/headrace/__init__.py").read_text())[1]
     assert image.run(["headrace", "--version"], cwd=tmp_path) == f"headrace {version}\n"
+
+
+def test_toolkits_find_the_stand_in_for_mms(image, tmp_path):
+    code = "import mms.service; print(mms.service.PredictionException('no', 400))"
+    assert image.run(["python", "-c", code], cwd=tmp_path) == "no : 400\n"
 
 
 def test_the_image_s_command_serves_digits_and_its_check_tells_up_from_down(image, tmp_path):

@@ -14,7 +14,8 @@ EXT = ROOT / "ext"
 MODEL_LIBRARIES = "numpy scipy pandas sklearn torch tensorflow xgboost joblib"
 SIDES = {
     "roots": (
-        "errors log units machine parsers config metrics affinity control media model_settings processes archive",
+        "errors log units machine parsers config metrics affinity control media model_settings processes archive "
+        "stand_in",
         "roots",
         MODEL_LIBRARIES,
     ),

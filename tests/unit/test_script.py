@@ -90,6 +90,15 @@ def test_content_types(script, body, sent, accept, answer, kind):
     assert (request.status, request.answer, content_type(request)) == (200, answer, kind)
 
 
+def test_sparse_matrix(script):
+    from scipy import sparse
+
+    content = io.BytesIO()
+    sparse.save_npz(content, sparse.csr_matrix([[0, 2], [0, 0]]))
+    run = script(SCRIPT.replace("data * model", "(data * model).toarray()"))
+    assert run(LocalRequest(content.getvalue(), "application/x-npz")).answer == b"[[0, 6], [0, 0]]"
+
+
 def test_default_accept(script, monkeypatch):
     monkeypatch.setenv("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", "text/csv")
     assert script(SCRIPT)(LocalRequest([1, 2])).answer == b"3\n6\n"

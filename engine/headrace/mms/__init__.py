@@ -1,6 +1,7 @@
 """What handlers written for Multi Model Server import as `mms`: the same names, served by Headrace.
 
-Handlers reach it under that name through their namespace (headrace.namespace.STAND_INS); nothing is installed as `mms`.
+Handlers reach it under that name through their namespace (headrace.namespace.STAND_INS), other processes through
+headrace.stand_in; nothing is installed as `mms`.
 """
 
 from headrace.mms import context, metrics, service

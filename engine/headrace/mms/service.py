@@ -39,7 +39,7 @@ class Service:
 
 
 def emit_metrics(metrics: Iterable[Metric]) -> None:
-    """One debug line a metric."""
-    if _log.is_enabled("DEBUG"):
+    """A line of the log for each metric, in the form of Multi Model Server's metric log: the handler asked for it."""
+    if _log.is_enabled("INFO"):
         for metric in metrics:
-            _log.debug("metric", line=str(metric))
+            _log.info("metric", line=str(metric))
