@@ -69,7 +69,7 @@ cdef class Connection:
         self.fd = -1
         if transport.get_extra_info("ssl_object") is None:
             self.fd = transport.get_extra_info("socket").fileno()
-        transport.set_write_buffer_limits(high=0)
+        transport.set_write_buffer_limits(high=0 if self.fd >= 0 else 1)  # uvloop's TLS compares with >=
         self.deadline_ns = monotonic_ns() + frontend.idle_timeout_ns
         frontend.connections.add(self)
         frontend.accepted += 1
@@ -103,7 +103,7 @@ cdef class Connection:
             self.flush()
         elif self.first is None:
             self.transport.close()
-        return True
+        return self.fd >= 0  # TLS knows no half close
 
     def pause_writing(self):
         self.is_paused = True
@@ -130,7 +130,7 @@ cdef class Connection:
         else:
             self.target = frontend.read_buffer
             self.target_length = READ_BUFFER
-        return self
+        return self if self.fd >= 0 else memoryview(self)  # TLS transports ask for its length, too
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         PyBuffer_FillInfo(view, self, self.target, self.target_length, False, flags)
@@ -244,6 +244,7 @@ cdef class Connection:
         cdef Exchange exchange = new_exchange(self)
         cdef Route route = None
         cdef HttpPath path
+        cdef object name
         cdef int target
         exchange.arrival_ns = frontend.now_ns
         exchange.method = head.method
@@ -262,13 +263,20 @@ cdef class Connection:
             return self.decline(exchange, 404, b"there is nothing at this path", b"")
         if head.method == HTTP_OTHER:
             return self.decline(exchange, 501, b"this method is not known here", b"")
+        if head.method == HTTP_OPTIONS and frontend.preflight is not None and b"\naccess-control-request-method:" in (
+                <bytes>(<char *>data)[:head.head_length]).lower():
+            exchange.kind = 0
+            exchange.fields = frontend.preflight
+            return self.answer_early(exchange, 200)
         if target == TARGET_PING:
-            if head.method != HTTP_GET and head.method != HTTP_HEAD:
-                return self.decline(exchange, 405, b"/ping is for GET", b"allow: GET, HEAD\r\n")
             exchange.kind = MEDIA_JSON
             exchange.text = frontend.health_text
             return self.answer_early(exchange, frontend.health_status)
-        if target == TARGET_MANAGE:
+        if target == TARGET_EXECUTION:
+            exchange.kind = MEDIA_JSON
+            exchange.text = frontend.execution_text
+            return self.answer_early(exchange, 200)
+        if target == TARGET_MANAGE or target == TARGET_API or head.method == HTTP_OPTIONS:
             if head.codings & CODED_BODY:
                 return self.decline(exchange, 415, b"a management request is read as it is, without a content-encoding",
                                     b"accept-encoding: identity\r\n")
@@ -283,11 +291,12 @@ cdef class Connection:
             self.collected = bytearray()
             self.sink = TO_BYTES
         else:
-            if head.method != HTTP_POST:
-                return self.decline(exchange, 405, b"a prediction is asked for with POST", b"allow: POST\r\n")
-            route = frontend.find_route(target, &path)
+            if head.method == HTTP_TRACE or head.method == HTTP_CONNECT:
+                return self.decline(exchange, 405, b"a prediction is asked for with POST", b"allow: GET, POST, PUT\r\n")
+            name = frontend.name_of(target, &path, (<char *>data)[head.query.offset:head.query.offset + head.query.length])
+            route = frontend.default_route if name is None else frontend.routes.get(name)
             if route is None:
-                return self.decline_unknown(exchange, target, &path)
+                return self.decline_unknown(exchange, name)
             if head.content_length > frontend.max_request:
                 return self.decline(exchange, 413, frontend.too_large_text, b"")
             if route.in_flight >= route.most:
@@ -354,13 +363,12 @@ cdef class Connection:
         exchange.fields = fields
         return self.answer_early(exchange, status)
 
-    cdef int decline_unknown(self, Exchange exchange, int target, HttpPath *path) except -1:
-        cdef HttpSpan *name = &path.segments[1]
-        if target == TARGET_DEFAULT:
-            return self.decline(exchange, 404, b"no single model answers at /invocations: name one, as in /models/NAME/invoke", b"")
-        text = "Model not found: " + (<char *>self.frontend.scratch)[name.offset:name.offset + name.length].decode("utf-8", "replace")
+    cdef int decline_unknown(self, Exchange exchange, object name) except -1:
+        if name is None:
+            return self.decline(exchange, 400, b"Parameter model_name is required: no single model answers at /invocations; "
+                                b"name one, as in /models/NAME/invoke", b"")
         exchange.kind = MEDIA_JSON
-        exchange.text = self.frontend.render_error(404, text)
+        exchange.text = self.frontend.render_error(404, "Model not found: " + (<bytes>name).decode("utf-8", "replace"))
         return self.answer_early(exchange, 404)
 
     cdef int refuse(self, unsigned int status, const char *text) except -1:
@@ -486,6 +494,7 @@ cdef class Connection:
         cdef size_t fields_length
         cdef const uint8_t *body
         cdef size_t body_length
+        cdef size_t skipped
         cdef uint8_t *slot
         cdef int connection
         cdef bint keep_alive = True
@@ -505,7 +514,7 @@ cdef class Connection:
                 fields_length = exchange.answer.fields_length
                 body = slot + exchange.answer.body_offset
                 body_length = exchange.answer.body_length
-            if filled + RESPONSE_HEAD_MAX + fields_length + COPY_MOST > OUT_BUFFER:
+            if filled + RESPONSE_HEAD_MAX + RESPONSE_COMMON_MAX + fields_length + COPY_MOST > OUT_BUFFER:
                 self.send(out, filled)
                 filled = 0
                 if self.is_paused:
@@ -516,9 +525,14 @@ cdef class Connection:
                 connection = CONNECTION_CLOSE
             elif exchange.is_http10:
                 connection = CONNECTION_KEEP_ALIVE
+            # A model that says how its answers may be cached knows better.
+            skipped = 0
+            if fields_length and response_has_field(fields, fields_length, b"cache-control", 13):
+                skipped = frontend.cache_length
             request_id_text(frontend.header.id_prefix, exchange.request_id, text)
             filled += response_head(out + filled, exchange.status, exchange.kind, body_length, text,
-                                    response_date(&frontend.date), connection, fields, fields_length)
+                                    response_date(&frontend.date), connection, fields, fields_length,
+                                    PyBytes_AS_STRING(frontend.common) + skipped, PyBytes_GET_SIZE(frontend.common) - skipped)
             if exchange.method == HTTP_HEAD or exchange.status == 204 or exchange.status == 304:
                 body_length = 0
             if body_length <= COPY_MOST:

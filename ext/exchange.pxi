@@ -64,11 +64,25 @@ cdef Exchange new_exchange(Connection connection):
 
 
 cdef bint fields_are_clean(const uint8_t *lines, size_t length) noexcept:
-    """Whether these are whole field lines that may go out, and none of them is the server's own (HTTP.md, section 9)."""
+    """Whether these are whole field lines that may go out, and none of them is the server's own (RFC 9110, section 5).
+
+    The first may be a reason phrase, as response.h has it.
+    """
     cdef const uint8_t *end = lines + length
     cdef const uint8_t *colon
     cdef const uint8_t *stop
     cdef const uint8_t *value
+    cdef size_t phrase = response_phrase_line(<const char *>lines, length)
+    if phrase:
+        stop = lines + phrase - 2
+        if phrase > PHRASE_MOST or stop[0] != 13:
+            return False
+        lines += 1
+        while lines < stop:
+            if (lines[0] < 32 and lines[0] != 9) or lines[0] == 127:
+                return False
+            lines += 1
+        lines += 2
     while lines < end:
         stop = <const uint8_t *>memchr(lines, 13, end - lines)
         if stop is NULL or stop + 1 >= end or stop[1] != 10:

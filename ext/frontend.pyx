@@ -22,6 +22,7 @@ Invariants
 """
 
 from collections import deque
+from urllib.parse import unquote_to_bytes
 
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
@@ -48,15 +49,17 @@ from arena cimport (
 from http cimport (
     HTTP_CHUNK_END,
     HTTP_CHUNKED,
+    HTTP_CONNECT,
     HTTP_EXPECT_CONTINUE,
     HTTP_EXPECT_OTHER,
-    HTTP_GET,
     HTTP_HEAD,
     HTTP_INCOMPLETE,
     HTTP_KEEP_ALIVE,
     HTTP_OK,
+    HTTP_OPTIONS,
     HTTP_OTHER,
     HTTP_POST,
+    HTTP_TRACE,
     HttpChunks,
     HttpHead,
     HttpLimits,
@@ -105,11 +108,14 @@ from response cimport (
     CONNECTION_DEFAULT,
     CONNECTION_KEEP_ALIVE,
     REQUEST_ID_LENGTH,
+    RESPONSE_COMMON_MAX,
     RESPONSE_HEAD_MAX,
     ResponseDate,
     request_id_text,
     response_date,
+    response_has_field,
     response_head,
+    response_phrase_line,
 )
 from ring cimport (
     RingEnd,
@@ -150,6 +156,7 @@ cdef enum:
     LINGER_BYTES = 524288       # read and thrown away after a refusal, so that a reset does not overtake it
     POLL_SPIN_NS = 3000         # how long one look at the completion rings may last when the loop has nothing else to do
     FIELDS_MOST = 32768         # field lines of one answer
+    PHRASE_MOST = 1024          # a handler's reason phrase
     SPIN_OUTSTANDING = 2        # spin only while so few requests are under way: one wake-up for many costs each little
     LINGER_NS = 1500000000
 
@@ -160,6 +167,9 @@ cdef enum:
     TARGET_DEFAULT = 2  # the one model that /invocations means
     TARGET_MODEL = 3
     TARGET_MANAGE = 4
+    TARGET_LEGACY = 5           # a model, whose name is the first segment
+    TARGET_API = 6              # a description of the API: for the supervisor, on both ports
+    TARGET_EXECUTION = 7        # what batch transforms should send
 
 # What a listening socket serves.
 cdef enum:
@@ -196,6 +206,10 @@ cdef class Frontend(Dispatch):
     cdef readonly set connections
     cdef bytes health_text
     cdef bytes too_large_text
+    cdef bytes execution_text       # of /execution-parameters
+    cdef bytes common               # field lines of every answer: about caches, then about other origins
+    cdef size_t cache_length        # of the first part
+    cdef bytes preflight            # field lines that answer another origin's question; None when there is none to ask
     cdef unsigned int health_status
     cdef readonly bint is_draining
     cdef Py_ssize_t max_connections
@@ -250,6 +264,8 @@ cdef class Frontend(Dispatch):
         self.spin_ns = <uint64_t>limits["spin_us"] * 1000
         self.incomplete_most = arena_bytes // 2
         self.too_large_text = b"the body is longer than %d bytes (HEADRACE_MAX_REQUEST); raise it or send less" % self.max_request
+        self.execution_text = self.common = b""
+        self.cache_length = 0
         self.set_health(503, "Starting")
 
     def __dealloc__(self):
@@ -264,6 +280,13 @@ cdef class Frontend(Dispatch):
         connection.frontend = self
         connection.surfaces = surfaces
         return connection
+
+    def set_surroundings(self, bytes cache, bytes origin, bytes preflight, bytes execution_text):
+        """Field lines that all answers have, those for a preflight request (None: not answered), /execution-parameters."""
+        if len(cache) + len(origin) > RESPONSE_COMMON_MAX or (preflight is not None and len(preflight) > FIELDS_MOST):
+            raise ValueError(f"more than {RESPONSE_COMMON_MAX} bytes of field lines for every answer")
+        self.common, self.cache_length = cache + origin, len(cache)
+        self.preflight, self.execution_text = preflight, execution_text
 
     def set_health(self, unsigned int status, str text):
         """What /ping answers."""
@@ -391,6 +414,8 @@ cdef class Frontend(Dispatch):
 
     cdef int find_target(self, HttpPath *path, int surfaces) except -1:
         cdef int found = TARGET_NONE
+        if path.count == 0:
+            return TARGET_API
         if path.count == 1:
             if self.segment_is(path, 0, b"invocations"):
                 found = TARGET_DEFAULT
@@ -398,11 +423,17 @@ cdef class Frontend(Dispatch):
                 found = TARGET_PING
             elif self.segment_is(path, 0, b"models") or self.segment_is(path, 0, b"metrics"):
                 found = TARGET_MANAGE
+            elif self.segment_is(path, 0, b"execution-parameters"):
+                found = TARGET_EXECUTION
+            elif self.segment_is(path, 0, b"api-description"):
+                return TARGET_API
         elif path.count == 2:
             if self.segment_is(path, 0, b"predictions"):
                 found = TARGET_MODEL
             elif self.segment_is(path, 0, b"models"):
                 found = TARGET_MANAGE
+            elif self.segment_is(path, 1, b"predict"):
+                found = TARGET_LEGACY
         elif path.count == 3 and self.segment_is(path, 0, b"models") and self.segment_is(path, 2, b"invoke"):
             found = TARGET_MODEL
         if found != TARGET_NONE and not surfaces & (SURFACE_MANAGEMENT if found == TARGET_MANAGE else SURFACE_INFERENCE):
@@ -414,11 +445,16 @@ cdef class Frontend(Dispatch):
         return (span.length == <uint32_t>PyBytes_GET_SIZE(text)
                 and memcmp(self.scratch + span.offset, PyBytes_AS_STRING(text), span.length) == 0)
 
-    cdef Route find_route(self, int target, HttpPath *path):
-        if target == TARGET_DEFAULT:
-            return self.default_route
-        cdef HttpSpan *name = &path.segments[1]
-        return self.routes.get(PyBytes_FromStringAndSize(<char *>self.scratch + name.offset, name.length))
+    cdef object name_of(self, int target, HttpPath *path, bytes query):
+        """The model that is asked for, as bytes; None where the default one is meant."""
+        cdef HttpSpan *span
+        if target != TARGET_DEFAULT:
+            span = &path.segments[0 if target == TARGET_LEGACY else 1]
+            return PyBytes_FromStringAndSize(<char *>self.scratch + span.offset, span.length)
+        for pair in query.split(b"&") if query else ():
+            if pair.startswith(b"model_name="):
+                return unquote_to_bytes(pair[11:].replace(b"+", b" "))
+        return None
 
     cdef int ask(self, Exchange exchange, object body) except -1:
         path, query, content_type, surfaces = exchange.asked

@@ -8,7 +8,8 @@
 
 #include "layout.h"
 
-#define RESPONSE_HEAD_MAX 512u /* without the handler's fields */
+#define RESPONSE_HEAD_MAX 512u /* without the handler's fields and the common ones */
+#define RESPONSE_COMMON_MAX 2048u
 #define REQUEST_ID_LENGTH 36u
 
 enum { CONNECTION_DEFAULT = 0, CONNECTION_CLOSE = 1, CONNECTION_KEEP_ALIVE = 2 };
@@ -141,13 +142,48 @@ static inline char *put_number(char *out, uint64_t value) {
     return out;
 }
 
-/* Renders a head into `out`, which has room for RESPONSE_HEAD_MAX + fields_length bytes. Returns its length.
+/* A handler's reason phrase travels as the first of its field lines, `:phrase CRLF`: no field's name begins with a colon. Returns
+ * the length of that line with its CRLF; 0 when there is none. */
+static inline size_t response_phrase_line(const char *fields, size_t fields_length) {
+    if (fields_length == 0 || fields[0] != ':') return 0;
+    const char *end = memchr(fields, '\n', fields_length);
+    return end ? (size_t)(end - fields) + 1 : 0;
+}
+
+/* Whether one of the field lines has this name, given in lower case. */
+static inline int response_has_field(const char *fields, size_t fields_length, const char *name, size_t name_length) {
+    const char *end = fields + fields_length;
+    while (fields < end) {
+        const char *stop = memchr(fields, '\n', (size_t)(end - fields));
+        if (!stop) return 0;
+        if ((size_t)(stop - fields) > name_length && fields[name_length] == ':') {
+            size_t i = 0;
+            while (i < name_length && ((fields[i] | 0x20) == name[i] || fields[i] == name[i])) i++;
+            if (i == name_length) return 1;
+        }
+        fields = stop + 1;
+    }
+    return 0;
+}
+
+/* Renders a head into `out`, which has room for RESPONSE_HEAD_MAX + fields_length + common_length bytes. Returns its length.
  * kind: content type, MEDIA_NONE or MEDIA_OTHER for none from here. body_length is announced except where RFC 9110 section 8.6
- * forbids it (204, 304). `fields`: the handler's field lines, each with its CRLF, validated by the caller. */
+ * forbids it (204, 304). `fields`: the handler's phrase and field lines, each with its CRLF, validated by the caller; `common`:
+ * field lines of every answer. */
 static inline size_t response_head(char *out, unsigned status, unsigned kind, uint64_t body_length, const char *id,
-                                   const char *date, int connection, const char *fields, size_t fields_length) {
+                                   const char *date, int connection, const char *fields, size_t fields_length,
+                                   const char *common, size_t common_length) {
     char *o = out;
-    if (status == 200) {
+    size_t phrase = response_phrase_line(fields, fields_length);
+    if (phrase) {
+        o = put_text(o, "HTTP/1.1 ");
+        o = put_number(o, status);
+        *o++ = ' ';
+        memcpy(o, fields + 1, phrase - 1);
+        o += phrase - 1;
+        fields += phrase;
+        fields_length -= phrase;
+    } else if (status == 200) {
         o = put_text(o, "HTTP/1.1 200 OK\r\n");
     } else {
         o = put_text(o, "HTTP/1.1 ");
@@ -177,6 +213,8 @@ static inline size_t response_head(char *out, unsigned status, unsigned kind, ui
     o = put_text(o + 29, "\r\n");
     if (connection == CONNECTION_CLOSE) o = put_text(o, "connection: close\r\n");
     else if (connection == CONNECTION_KEEP_ALIVE) o = put_text(o, "connection: keep-alive\r\n");
+    memcpy(o, common, common_length);
+    o += common_length;
     memcpy(o, fields, fields_length);
     o += fields_length;
     *o++ = '\r';

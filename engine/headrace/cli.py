@@ -29,6 +29,8 @@ _METAVARS = {
     "host": "ADDRESS",
     "bool": "true|false",
     "text": "TEXT",
+    "field": "TEXT",
+    "hosts": "HOST,...",
 }
 _EPILOG = """\
 Sizes: 512, 512KiB, 2GiB, 64KB. Durations: 250ms, 10s, 2m; a bare number is in the unit that the setting names.

@@ -257,12 +257,41 @@ class Config:
         10_000,
         shown="100; 0 with fewer usable cores than processes",
     )
+    cors_origin: str = knob(
+        "", "origin whose pages may read answers (CORS), or `*`", "CORS_ORIGIN", "field", shown="none"
+    )
+    cors_methods: str = knob("GET, POST, PUT, OPTIONS", "methods that such pages may use", "CORS_METHODS", "field")
+    cors_headers: str = knob("", "header fields that such pages may send", "CORS_HEADERS", "field", shown="none")
+    tls_ports: str = knob(
+        "none",
+        "which ports speak https",
+        "TLS",
+        "choice",
+        choices=("none", "both", "inference", "management"),
+    )
+    tls_certificate: str = knob(
+        "", "PEM file of the server's certificate (chain)", "TLS_CERTIFICATE", "text", shown="none"
+    )
+    tls_key: str = knob("", "PEM file of its private key, without a password", "TLS_KEY", "text", shown="none")
+    max_download_bytes: int = knob(
+        5 * _GIB, "largest model archive that is fetched from a URL", "MAX_DOWNLOAD", "size", _KIB, 1024 * _GIB
+    )
+    download_hosts: tuple[str, ...] = knob(
+        (),
+        "hosts, apart by commas, that models may be fetched from though their addresses are not public; `*` = any",
+        "DOWNLOAD_HOSTS",
+        "hosts",
+        shown="none",
+    )
     log_level: str = knob("INFO", "least level that is printed", "LOG_LEVEL", "choice", choices=log.LEVELS)
     log_format: str = knob("text", "form of a log line", "LOG_FORMAT", "choice", choices=log.FORMATS)
     sagemaker: bool = False
     multi_model: bool = False
     models: tuple[ModelSpec, ...] = ()
     model_store: str | None = None
+    allowed_urls: tuple[str, ...] = ()  # patterns, of a properties file
+    tls_keystore: str = ""  # PKCS #12, of a properties file
+    tls_keystore_password: str = field(default="", repr=False)
 
     @property
     def single_port(self) -> bool:
@@ -282,6 +311,8 @@ class Config:
             **{
                 **values,
                 "template_imports": tuple(values["template_imports"]),
+                "download_hosts": tuple(values["download_hosts"]),
+                "allowed_urls": tuple(values["allowed_urls"]),
                 "models": tuple(ModelSpec(**model) for model in values["models"]),
             }
         )
@@ -314,6 +345,8 @@ def load(
     models: tuple[ModelSpec, ...] = (),
     model_store: str | None = None,
     sagemaker: bool = False,
+    keystore: tuple[str, str] = ("", ""),
+    allowed_urls: tuple[str, ...] = (),
     origin: Mapping[str, str] | None = None,
     root: str = "/",
 ) -> Settings:
@@ -323,6 +356,8 @@ def load(
     environ:   the environment, by default the process's.
     file:      field name -> (key in the file, text or ready value).
     sagemaker: forces SageMaker mode, where the caller found its model directory.
+    allowed_urls: patterns of which one must match a URL that a model is fetched from; none for all.
+    keystore:  file and password of the server's certificate and key, where they are in one.
     origin:    where `models`, `model_store` and `sagemaker` came from, for the log.
     root:      stands for / when the machine's limits are read.
     Raises ConfigError with all problems, one a line.
@@ -340,6 +375,8 @@ def load(
     reading.check_together()
     if reading.problems:
         raise ConfigError("\n".join(reading.problems))
+    reading.values["allowed_urls"] = allowed_urls
+    reading.values["tls_keystore"], reading.values["tls_keystore_password"] = keystore
     return Settings(Config(**reading.values), {**reading.origin, **(origin or {})})
 
 
@@ -475,12 +512,24 @@ class _Reading:
 
     def _check_ports(self) -> None:
         port = self.values["port"]
+        self._check_port_range()
         accident = port == _DEFAULT_MANAGEMENT_PORT and not self.values["sagemaker"]
         if accident and self.is_default("management_port"):  # it would show the management API to every client
             self.problems.append(
                 f"{self._given('port')} is the default management port; set HEADRACE_MANAGEMENT_PORT to another port, "
                 f"or to {port} to have both APIs on one port"
             )
+
+    def _check_port_range(self) -> None:
+        """SageMaker's inference pipelines: what is not on the port of the requests must lie in a range."""
+        text, port = self.environ.get("SAGEMAKER_SAFE_PORT_RANGE"), self.values["management_port"]
+        if not text:
+            return
+        found = re.fullmatch(r"([0-9]{1,5})-([0-9]{1,5})", text.strip())
+        if not found or int(found[1]) > int(found[2]):
+            self.problems.append(f"SAGEMAKER_SAFE_PORT_RANGE={_excerpt(text)} must be FIRST-LAST, such as 10000-10999")
+        elif port not in (0, self.values["port"]) and not int(found[1]) <= port <= int(found[2]):
+            self.problems.append(f"{self._given('management_port')} is not in SAGEMAKER_SAFE_PORT_RANGE={text}")
 
     def _check_pin(self) -> None:
         lists, usable = _pin_lists(self.values["pin"]), machine.usable_cpus()

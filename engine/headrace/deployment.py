@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import psutil
+
 from headrace import log, metrics, placement
 from headrace.archives import Archives
 from headrace.config import Config
@@ -97,6 +99,13 @@ class Deployment:
         finally:
             model.state = State.RESIDENT
             await self._publish(model)
+
+    def memory_bytes(self, worker: int) -> int:
+        """What the worker's process has resident, pages that it shares included; 0 when there is none."""
+        try:
+            return int(psutil.Process(self._workers.by_index[worker].pid).memory_info().rss)
+        except (KeyError, ValueError, psutil.Error):
+            return 0
 
     async def metrics(self) -> str:
         """What all processes count, as Prometheus reads it."""
@@ -242,7 +251,7 @@ class Deployment:
             "name": model.name,
             "model": model.index,
             "workers": model.residents(),
-            "queue": self._config.queue,
+            "queue": self._config.queue if model.wanted else 0,  # scaled to none: there is nothing to wait for
             "timeout_ms": model.timeout_ms,
             "default": model.is_default,
         }

@@ -84,6 +84,12 @@ class ShapeMismatch(RequestError):
     status, code = 400, "shape_mismatch"
 
 
+class DownloadFailed(RequestError):
+    """A model archive could not be fetched; the text says why."""
+
+    code = "download_failed"
+
+
 class Conflict(HeadraceError):
     """The name is taken, or the model is in a state that forbids what was asked."""
 
@@ -177,6 +183,7 @@ TYPES: dict[str, str] = {
     "out_of_memory": "InsufficientStorageException",
     "overloaded": "ServiceUnavailableException",
     "worker_lost": "ServiceUnavailableException",
+    "download_failed": "DownloadModelException",
     "deadline_exceeded": "ServiceUnavailableException",
     "internal": "InternalServerException",
     "bad_config": "InternalServerException",

@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 
 import uvloop
 
-from headrace import errors, log, processes
+from headrace import errors, log, processes, surroundings
 from headrace._frontend import INFERENCE, MANAGEMENT, Exchange
 from headrace._frontend import Frontend as DataPath
 from headrace._memory import largest_slot
@@ -77,10 +77,17 @@ class Frontend:
             render_error,
             self.ask,
         )
+        self.path.set_surroundings(
+            surroundings.CACHE_FIELDS,
+            surroundings.origin_fields(config),
+            surroundings.preflight_fields(config),
+            surroundings.execution_parameters(config),
+        )
         os.close(board_fd)  # mapped; the segment's stays open for hole punching
         self.listeners = list(zip(message["listeners"], listeners, strict=True))
         self.servers: list[asyncio.Server] = []
         self.tasks: set[asyncio.Task[None]] = set()
+        self.tls = surroundings.tls_context(config)
         self.sweeps = 0
         self.trimming = False
 
@@ -92,7 +99,10 @@ class Frontend:
             listener = socket.socket(fileno=fd)
             listener.setblocking(False)
             protocol = functools.partial(self.path.protocol, surfaces)
-            self.servers.append(await self.loop.create_server(protocol, sock=listener))
+            tls = self.tls if self.config.tls_ports in ("both", name) else None
+            handshake_s = self.config.header_timeout_ms / 1000 if tls is not None else None
+            server = await self.loop.create_server(protocol, sock=listener, ssl=tls, ssl_handshake_timeout=handshake_s)
+            self.servers.append(server)
         self.sweep()
         self.channel.send({"op": "ready"})
         await self.channel.serve(self.hear)

@@ -178,6 +178,7 @@ class HandlerServable:
         try:
             body = encode_output(result)
             kind, fields = media.fields(None, processor.get_response_headers().items())
+            fields = media.phrase_line(str(processor.get_response_status_phrase() or "")) + fields
         except ValueError as error:
             _log.error("handler.result", model=self.name, request=request.id, error=str(error))
             request.fail(HandlerFailed(503, "Invalid model predict output"))

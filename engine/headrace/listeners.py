@@ -21,10 +21,11 @@ def listen(config: Config) -> dict[str, socket.socket]:
     return listeners
 
 
-def url(listener: socket.socket) -> str:
-    """The http URL of the address that it is really bound to."""
+def url(listener: socket.socket, is_tls: bool = False) -> str:
+    """The URL of the address that it is really bound to."""
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
+    scheme = "https" if is_tls else "http"
+    return f"{scheme}://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"{scheme}://{host}:{port}"
 
 
 def _bind(host: str, port: int, prefix: str) -> socket.socket:

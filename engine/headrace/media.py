@@ -14,6 +14,8 @@ MULTIPART = 8
 ANY = 9
 OTHER = 10
 
+PHRASE_MAX = 512  # characters
+
 # The exact content types that a number stands for in an answer; any other goes out in a field line.
 EXACT: dict[str, int] = {
     "application/json": JSON,
@@ -36,6 +38,15 @@ def field_line(name: str, value: object) -> bytes:
     if not name or not _TOKEN.issuperset(name):
         raise ValueError(f"header name {name!r} is not a token as RFC 9110 has it")
     return f"{name}: {str(value).translate(_CONTROLS).strip()}\r\n".encode("latin-1", "replace")
+
+
+def phrase_line(phrase: str) -> bytes:
+    """A reason phrase as the first of the field lines, `:phrase\\r\\n` as ext/response.h has it; nothing for none.
+
+    Line ends and other controls become spaces, what latin-1 lacks becomes `?`, and what is too long is cut.
+    """
+    text = phrase.translate(_CONTROLS).strip()[:PHRASE_MAX]
+    return b":" + text.encode("latin-1", "replace") + b"\r\n" if text else b""
 
 
 # Fields that frame the message or that the server owns; a model's own would contradict them.

@@ -26,7 +26,7 @@ from typing import NoReturn
 
 import psutil
 
-from headrace import __version__, config, log, server_file, startup_models
+from headrace import __version__, config, log, server_file, startup_models, surroundings
 from headrace.config import Settings
 from headrace.errors import ConfigError
 from headrace.server_file import MMS, TORCHSERVE, Dialect, ServerFile
@@ -108,7 +108,16 @@ def read_settings(dialect: Dialect, arguments: argparse.Namespace) -> tuple[Sett
     except ConfigError as error:
         problems.append(str(error))
     try:
-        settings = config.load({}, environ, file=file.settings, models=models, model_store=store)
+        settings = config.load(
+            {},
+            environ,
+            file=file.settings,
+            models=models,
+            model_store=store,
+            allowed_urls=file.allowed_urls,
+            keystore=(file.keystore, file.keystore_password),
+        )
+        surroundings.tls_context(settings.config)
     except ConfigError as error:
         problems.append(str(error))
     if problems:

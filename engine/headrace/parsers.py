@@ -50,6 +50,18 @@ def parse_modules(root: str, text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def parse_hosts(root: str, text: str) -> tuple[str, ...]:
+    names = [name.strip().lower() for name in text.split(",") if name.strip()]
+    return tuple(dict.fromkeys(name if name == "*" else parse_host(root, name) for name in names))
+
+
+def parse_field(root: str, text: str) -> str:
+    """The value of a header field."""
+    if len(text) > 512 or not text.isascii() or not text.isprintable():
+        raise ValueError("must be at most 512 printable ASCII characters")
+    return text.strip()
+
+
 # Each takes (root, text).
 PARSERS: dict[str, Callable[[str, str], object]] = {
     "host": parse_host,
@@ -63,6 +75,8 @@ PARSERS: dict[str, Callable[[str, str], object]] = {
     "bool": lambda root, text: units.parse_bool(text),
     "text": lambda root, text: text.strip(),
     "modules": parse_modules,
+    "hosts": parse_hosts,
+    "field": parse_field,
     "pin": parse_pin,
 }
 

@@ -95,14 +95,18 @@ class Registry:
 
     def register(self, name: str, path: str, url: str, **fields: Any) -> Model:
         """Take *name* for a new model; fields: of Model. Raises RequestError for a name that cannot be, Conflict."""
-        check_name(name)
-        known = self._models.get(name)
-        if known is not None and known.state is not State.FAILED:
-            raise Conflict(f"Model {name} is already registered.")
+        self.check_free(name)
         model = Model(name, path, url, self._next_index, **fields)
         self._next_index += 1
         self._models[name] = model
         return model
+
+    def check_free(self, name: str) -> None:
+        """Raises RequestError for a name that cannot be, Conflict for one in use."""
+        check_name(name)
+        known = self._models.get(name)
+        if known is not None and known.state is not State.FAILED:
+            raise Conflict(f"Model {name} is already registered.")
 
     def get(self, name: str) -> Model:
         """The model of that name. Raises ModelNotFound."""

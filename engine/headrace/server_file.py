@@ -25,11 +25,11 @@ FILE_BYTES_MAX = 1 << 20
 
 # Keys that tune a JVM, its network library, or what is not served here.
 _MEANINGLESS = (
-    "async_logging keystore_type metric_time_interval netty_client_threads number_of_gpu number_of_netty_threads "
+    "async_logging metric_time_interval netty_client_threads number_of_gpu number_of_netty_threads "
     "plugins_path prefer_direct_buffer preload_model vmargs"
 )
 _MEANINGLESS_IN_TORCHSERVE = (
-    "allowed_urls cpp_log_config disable_system_metrics disable_token_authorization enable_grpc_ssl enable_metrics_api "
+    "cpp_log_config disable_system_metrics disable_token_authorization enable_grpc_ssl enable_metrics_api "
     "enable_model_api grpc_inference_address grpc_inference_max_connection_age_ms grpc_inference_port "
     "grpc_management_address grpc_management_max_connection_age_ms grpc_management_port initial_worker_port "
     "install_py_dep_per_model limit_max_image_pixels load_models_on_demand metrics_address metrics_config "
@@ -93,7 +93,8 @@ _SAGEMAKER_FILE = {
 class ServerFile:
     """settings: for config.load(); models: what `load_models` lists; specs: by model name, of `models={...}`.
 
-    notes: (event, fields) for the log; hidden: regular expression of variables that models are not to see.
+    notes: (event, fields) for the log; hidden: regular expression of variables that models are not to see; keystore:
+    file of the server's certificate and key.
     """
 
     settings: dict[str, tuple[str, object]] = field(default_factory=dict)
@@ -102,6 +103,9 @@ class ServerFile:
     specs: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     hidden: str = ""
+    keystore: str = ""
+    keystore_password: str = ""
+    allowed_urls: tuple[str, ...] = ()
 
     def complete(self, spec: ModelSpec) -> ModelSpec:
         """*spec* with what `models={...}` says about the model of that name."""
@@ -152,6 +156,7 @@ def interpret(dialect: Dialect, found: Mapping[str, str], environ: Mapping[str, 
                 problems.append(f"{key}={value} {error}")
     if problems:
         raise ConfigError("\n".join(problems))
+    _settle_tls(file, found)
     ignored = sorted(set(found) & dialect.meaningless)
     unknown = sorted(set(found) - dialect.meaningless - set(_KEYS))
     if ignored:
@@ -159,6 +164,17 @@ def interpret(dialect: Dialect, found: Mapping[str, str], environ: Mapping[str, 
     if unknown:
         file.notes.append(("config_file.unknown", {"keys": unknown}))
     return file
+
+
+def _settle_tls(file: ServerFile, found: Mapping[str, str]) -> None:
+    """Which ports encrypt: those whose address says https."""
+    names = [
+        name
+        for name in ("inference", "management")
+        if found.get(f"{name}_address", "").strip().lower().startswith("https:")
+    ]
+    if names:
+        file.settings["tls_ports"] = (f"{names[0]}_address", "both" if len(names) == 2 else names[0])
 
 
 def _text_of(path: str) -> str:
@@ -274,12 +290,35 @@ _MODEL_WORDS = (
 )
 
 
+def _keystore(file: ServerFile, dialect: Dialect, key: str, value: str) -> None:
+    file.keystore = value
+
+
+def _keystore_password(file: ServerFile, dialect: Dialect, key: str, value: str) -> None:
+    file.keystore_password = value
+
+
+def _allowed_urls(file: ServerFile, dialect: Dialect, key: str, value: str) -> None:
+    patterns = tuple(pattern.strip() for pattern in value.split(",") if pattern.strip())
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"must be regular expressions apart by commas: {error} in {pattern!r}") from None
+    file.allowed_urls = patterns
+
+
 def _nothing(file: ServerFile, dialect: Dialect, key: str, value: str) -> None:
     """Acted on where it is read."""
 
 
 _KEYS: dict[str, _Take] = {
+    "allowed_urls": _allowed_urls,
     "blacklist_env_vars": _hidden,
+    "certificate_file": _setting("tls_certificate", str),
+    "cors_allowed_headers": _setting("cors_headers", str),
+    "cors_allowed_methods": _setting("cors_methods", str),
+    "cors_allowed_origin": _setting("cors_origin", str),
     "decode_input_request": _setting("decode_input", lambda text: text.lower() == "true"),
     "default_response_timeout": _minutes,
     "default_response_timeout_seconds": _seconds,
@@ -288,11 +327,15 @@ _KEYS: dict[str, _Take] = {
     "enable_envvars_config": _nothing,
     "inference_address": _address("host", "port"),
     "job_queue_size": _setting("queue", _whole),
+    "keystore": _keystore,
+    "keystore_pass": _keystore_password,
+    "keystore_type": _nothing,
     "load_models": _load_models,
     "management_address": _address("management_host", "management_port"),
     "max_request_size": _setting("max_request_bytes", _whole),
     "max_response_size": _setting("max_response_bytes", _whole),
     "model_store": _store,
     "models": _models,
+    "private_key_file": _setting("tls_key", str),
     "unregister_model_timeout": _setting("unload_timeout_ms", lambda text: _whole(text) * 1000),
 }

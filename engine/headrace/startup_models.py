@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from headrace import units
+from headrace import fetch, units
 from headrace.config import ModelSpec
 from headrace.errors import ConfigError
 
@@ -93,7 +93,7 @@ def _named(word: str, problems: list[str]) -> ModelSpec | None:
     if not equals or not path:
         problems.append(f"model {word!r} must be NAME=PATH, such as digits=./digits")
         return None
-    return _spec(name, os.path.abspath(os.path.expanduser(path)), problems)
+    return _spec(name, path if fetch.is_url(path) else os.path.abspath(os.path.expanduser(path)), problems)
 
 
 def _from_store(store: str, entries: Iterable[str], problems: list[str]) -> list[ModelSpec]:
@@ -107,7 +107,8 @@ def _from_store(store: str, entries: Iterable[str], problems: list[str]) -> list
     for entry in entries:
         name, equals, file = entry.partition("=")
         file = file if equals else entry
-        path = os.path.normpath(os.path.join(store, file))  # an absolute one is the operator's word for another place
+        # An absolute path, or a URL, is the operator's word for another place.
+        path = file if fetch.is_url(file) else os.path.normpath(os.path.join(store, file))
         if not file or ".." in file.split("/"):
             problems.append(
                 f"--models {entry}: must be ALL, NAME=FILE or FILE, a file within {store} or an absolute path"
@@ -118,6 +119,8 @@ def _from_store(store: str, entries: Iterable[str], problems: list[str]) -> list
 
 
 def _spec(name: str, path: str, problems: list[str]) -> ModelSpec | None:
+    if fetch.is_url(path):
+        return ModelSpec(name, path)
     if not os.path.exists(path):
         problems.append(f"model {name}: {path}: no such file or directory")
         return None

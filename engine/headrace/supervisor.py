@@ -16,14 +16,14 @@ import signal
 from collections.abc import Callable
 from socket import socket
 
-from headrace import affinity, listeners, log, processes
+from headrace import affinity, listeners, log, processes, surroundings
 from headrace._memory import Board, create_board
 from headrace.archives import Archives
 from headrace.children import Reaper, guard, signal_name
 from headrace.config import Config, ModelSpec, Settings
 from headrace.control import Message
 from headrace.deployment import Deployment
-from headrace.errors import ConfigError, Exit, HeadraceError, ModelError
+from headrace.errors import ConfigError, DownloadFailed, Exit, HeadraceError, ModelError
 from headrace.frontends import Frontend, Frontends
 from headrace.management import Management
 from headrace.nursery import Nursery
@@ -51,6 +51,7 @@ def run(settings: Settings, title: str | None = "supervisor", on_ready: OnReady 
         processes.set_title(title)
     processes.keep_descriptors()
     try:
+        surroundings.tls_context(config)  # better told here, once, than by each frontend
         sockets = listeners.listen(config)
     except ConfigError as error:
         _log.error("boot_failed", error=error)
@@ -143,14 +144,14 @@ class Supervisor:
 
     async def _start(self) -> None:
         config = self._config
-        _log.info("listening", **{name: listeners.url(listener) for name, listener in self._sockets.items()})
+        _log.info("listening", **{name: self._url(name) for name in self._sockets})
         self._health = self._health_now()
         await asyncio.gather(self._nursery.start(), self._frontends.start(self._plan.frontends))
         await self._workers.start_shared()
         await self._load_startup_models()
         self._is_started = True
         self._tell_health()
-        url = listeners.url(self._sockets["inference"])
+        url = self._url("inference")
         _log.info(
             "ready",
             url=url,
@@ -163,16 +164,17 @@ class Supervisor:
     async def _load_startup_models(self) -> None:
         """Raises the reason when the only model fails; of several, those that fail are listed as failed."""
         specs = self._config.models
-        models = [model for spec in specs if (model := self._register(spec, len(specs) == 1)) is not None]
+        registered = await asyncio.gather(*(self._register(spec, len(specs) == 1) for spec in specs))
+        models = [model for model in registered if model is not None]
         loads = [self._deployment.load(model) for model in models]
         for result in await asyncio.gather(*loads, return_exceptions=True):
             if isinstance(result, BaseException) and (len(specs) == 1 or not isinstance(result, HeadraceError)):
                 raise result
 
-    def _register(self, spec: ModelSpec, is_only: bool) -> Model | None:
+    async def _register(self, spec: ModelSpec, is_only: bool) -> Model | None:
         try:
-            model = self._management.register_startup(spec)
-        except ModelError as error:
+            model = await self._management.register_startup(spec)
+        except (ModelError, DownloadFailed) as error:
             if is_only:
                 raise
             _log.error("model.failed", model=spec.name, error=error)
@@ -213,6 +215,9 @@ class Supervisor:
 
     def _attach(self, frontend: Frontend) -> None:
         self._workers.attach(frontend)
+
+    def _url(self, name: str) -> str:
+        return listeners.url(self._sockets[name], self._config.tls_ports in ("both", name))
 
     def _snapshot(self) -> list[Message]:
         """All that a new frontend has to know."""

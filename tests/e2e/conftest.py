@@ -33,8 +33,8 @@ def wait_until(condition: Callable[[], Any], what: str) -> Any:
 class Answer:
     """One answer, read to its end."""
 
-    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
-        self.status, self.headers, self.body = status, headers, body
+    def __init__(self, status: int, headers: dict[str, str], body: bytes, reason: str = "") -> None:
+        self.status, self.headers, self.body, self.reason = status, headers, body, reason
 
     def json(self) -> Any:
         return json.loads(self.body)
@@ -97,7 +97,7 @@ class Server:
             connection.request(method, path, body, {key.replace("_", "-"): value for key, value in headers.items()})
             response = connection.getresponse()
             fields = {key.lower(): value for key, value in response.getheaders()}
-            return Answer(response.status, fields, response.read())
+            return Answer(response.status, fields, response.read(), response.reason)
         finally:
             connection.close()
 
@@ -164,19 +164,25 @@ def _is_alive(process: psutil.Process) -> bool:
         return False
 
 
-Serve = Callable[..., Server]
+class Serve:
+    """serve("NAME=PATH", ..., HEADRACE_X="...") -> a Server that is ready; begin(...) -> one that may not be yet."""
+
+    def __init__(self) -> None:
+        self.servers: list[Server] = []
+
+    def begin(self, *arguments: str, **environment: str) -> Server:
+        self.servers.append(Server(*arguments, **environment))
+        return self.servers[-1]
+
+    def __call__(self, *arguments: str, **environment: str) -> Server:
+        return self.begin(*arguments, **environment).ready()
 
 
 @contextlib.contextmanager
 def serving() -> Iterator[Serve]:
-    """Gives serve("NAME=PATH", ..., HEADRACE_X="...") -> a Server that is ready; all must stop cleanly at the end."""
-    servers: list[Server] = []
-
-    def start(*arguments: str, **environment: str) -> Server:
-        server = Server(*arguments, **environment)
-        servers.append(server)
-        return server.ready()
-
+    """Gives a Serve, whose servers must all stop cleanly at the end."""
+    start = Serve()
+    servers = start.servers
     try:
         yield start
         statuses = [server.stop() for server in servers]

@@ -225,12 +225,11 @@ def test_should_give_no_2xx_when_the_client_ends_within_a_request(server, part):
     ("raw", "status", "allow"),
     [
         (head("/nothing", method="GET"), 404, None),
-        (head("/", method="GET"), 404, None),
+        (head("/", method="GET"), 405, "OPTIONS"),
         (head("/models/a%2fb/invoke"), 400, None),
         (head("/models/../x/invoke"), 400, None),
-        (head("/models/echo/invoke", method="GET"), 405, "POST"),
-        (head("/invocations", method="PUT"), 405, "POST"),
-        (head("/ping", method="DELETE"), 405, "GET, HEAD"),
+        (head("/models/echo/invoke", method="TRACE"), 405, "GET, POST, PUT"),
+        (head("/invocations", method="CONNECT"), 405, "GET, POST, PUT"),
         (head("/ping", method="BREW"), 501, None),
         (head("/nothing", method="TRACE"), 404, None),
     ],
@@ -247,7 +246,7 @@ def test_should_say_what_is_wrong_with_a_path_or_method_and_stay_in_sync(server,
 
 def test_should_read_a_short_body_to_its_end_after_an_early_answer(server):
     reader = ask(server, post(b"x" * 1000, "/models/none/invoke") + post(b"7") + post(b"{}", "/ping") + post(b"8"))
-    assert [reader.answer()[0] for _ in range(4)] == [404, 200, 405, 200]
+    assert [reader.answer()[0] for _ in range(4)] == [404, 200, 200, 200]
 
 
 def test_should_refuse_a_body_beyond_the_limit_from_its_head(server):

@@ -101,6 +101,8 @@ def test_each_knob_can_be_set_by_its_variable_and_shows_as_it_is_written(name):
         "eviction": "none",
         "isolation": "process",
         "decode_input": "false",
+        "max_download_bytes": "3GiB",
+        "tls_ports": "both",
         "template_imports": "numpy,torch.nn",
         "arena_bytes": "512MiB",
         "max_request_bytes": "3MiB",
@@ -118,7 +120,7 @@ def test_each_knob_can_be_set_by_its_variable_and_shows_as_it_is_written(name):
 
 @pytest.mark.parametrize("marker", config.SAGEMAKER_MARKERS)
 def test_each_marker_turns_sagemaker_mode_on(marker):
-    environ = {marker: {"SAGEMAKER_MULTI_MODEL": "false"}.get(marker, "9")}
+    environ = {marker: {"SAGEMAKER_MULTI_MODEL": "false", "SAGEMAKER_SAFE_PORT_RANGE": "9-10"}.get(marker, "9")}
     settings = load(**environ)
     assert settings.config.sagemaker
     assert settings.origin["sagemaker"] == marker

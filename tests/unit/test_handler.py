@@ -287,7 +287,7 @@ def test_status_type_and_headers_are_each_requests_own_and_do_not_carry_over(loa
     first, second = one.run(LocalRequest(b"0"), LocalRequest(b"1"))
     assert (first.status, first.answer_kind, first.fields) == (200, media.NONE, b"")
     assert (second.status, second.answer_kind) == (418, media.OTHER)
-    assert second.fields == b"X-Pot: a  Set-Cookie: b?\r\ncontent-type: application/x-tea\r\n"
+    assert second.fields == b":tea  pot: ?\r\nX-Pot: a  Set-Cookie: b?\r\ncontent-type: application/x-tea\r\n"
     assert one.run(LocalRequest(b"0"))[0].fields == b""
 
 

@@ -15,7 +15,7 @@ MODEL_LIBRARIES = "numpy scipy pandas sklearn torch tensorflow xgboost joblib"
 SIDES = {
     "roots": (
         "errors log units machine parsers config metrics affinity control media model_settings processes archive "
-        "stand_in",
+        "keystore stand_in surroundings",
         "roots",
         MODEL_LIBRARIES,
     ),
@@ -28,8 +28,8 @@ SIDES = {
         "asyncio uvloop",
     ),
     "supervisor": (
-        "supervisor watchdog children deployment listeners management nursery frontends workers registry placement "
-        "artifact archives",
+        "supervisor watchdog children deployment fetch listeners management nursery openapi parameters frontends "
+        "workers registry placement artifact archives",
         "roots loops supervisor",
         MODEL_LIBRARIES,
     ),

@@ -293,7 +293,8 @@ def test_a_model_that_cannot_be_restored_says_so(run: Callable[..., None]) -> No
         ("POST", "/models", "url=/etc&model_name=a", "", 404, "is not inside the model store"),
         ("POST", "/models", "url=a%00&model_name=a", "", 404, "Relative path is not allowed"),
         ("POST", "/models", "url=ghost&model_name=a", "", 404, "Model not found at: ghost"),
-        ("POST", "/models", "url=http://x/y.mar&model_name=a", "", 400, "models are not fetched"),
+        ("POST", "/models", "url=http://127.0.0.1/y.mar&model_name=a", "", 400, "127.0.0.1 is not public"),
+        ("POST", "/models", "url=ftp://x/y.mar&model_name=a", "", 404, "Invalid model url: ftp://x/y.mar"),
         ("POST", "/models", "", "{oops", 400, "the body is not JSON"),
         ("POST", "/models", "url=a", "[1]", 400, "must be a JSON object, not list"),
         ("POST", "/models", "url=a&model_name=a", "{}", 400, "Parameter url is required"),  # the query does not count
@@ -303,7 +304,7 @@ def test_a_model_that_cannot_be_restored_says_so(run: Callable[..., None]) -> No
         ("GET", "/models/ghost", "", "", 404, "Model not found: ghost"),
         ("DELETE", "/models/ghost", "", "", 404, "Model not found: ghost"),
         ("GET", "/models/a/b", "", "", 404, "Requested resource is not found: /models/a/b"),
-        ("GET", "/", "", "", 404, "Requested resource is not found: /"),
+        ("GET", "/", "", "", 405, "Requested method is not allowed: GET"),
         ("GET", "/\ud800", "", "", 404, "Requested resource is not found"),
     ],
 )

@@ -1,0 +1,133 @@
+"""Models by URL: from a server of the test's own, which a setting must allow; and what is never fetched."""
+
+import asyncio
+import http.server
+import io
+import os
+import threading
+import zipfile
+
+import pytest
+
+from headrace import fetch
+from headrace.errors import DownloadFailed, HeadraceError, ModelNotFound
+from headrace.fetch import Rules
+from tests.contract.conftest import Api, write_handler
+
+HERE = ("127.0.0.1",)
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    archive = b""
+
+    def do_GET(self):
+        where, _, rest = self.path[1:].partition("/")
+        if where == "redirect":
+            count = int(rest)
+            self.send_response(302)
+            self.send_header("location", f"/redirect/{count - 1}" if count > 1 else "/models/m.mar")
+            self.end_headers()
+        elif where == "metadata":
+            self.send_response(302)
+            self.send_header("location", "http://169.254.169.254/latest/meta-data/")
+            self.end_headers()
+        elif where in ("models", "endless", "short"):
+            self.send_response(200)
+            if where != "endless":
+                self.send_header("content-length", str(len(self.archive) + 9 * (where == "short")))
+            self.end_headers()
+            self.wfile.write(self.archive * (100 if where == "endless" else 1))
+        else:
+            self.send_error(403)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture(scope="module")
+def origin(store):
+    """URL of a server with an archive of the handler `mirror` at /models/m.mar, and pitfalls."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        for path in sorted((store / "mirror").rglob("*")):
+            archive.write(path, path.relative_to(store / "mirror"))
+    Handler.archive = data.getvalue()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def get(url, directory, rules=None):
+    return asyncio.run(fetch.download(url, str(directory), rules or Rules(1 << 20, HERE)))
+
+
+@pytest.mark.parametrize("path", ["/models/m.mar", "/redirect/1", "/redirect/5", "/models/m.mar?token=x"])
+def test_an_archive_is_fetched_through_a_few_redirects(origin, tmp_path, path):
+    fetched = get(origin + path, tmp_path)
+    assert fetched == str(tmp_path / "m.mar")
+    assert (tmp_path / "m.mar").read_bytes() == Handler.archive
+
+
+@pytest.mark.parametrize(
+    ("path", "rules", "why"),
+    [
+        ("/models/m.mar", Rules(1 << 20), "whose address 127.0.0.1 is not public; HEADRACE_DOWNLOAD_HOSTS=127.0.0.1"),
+        ("/models/m.mar", Rules(1 << 20, HERE, ("https://.*",)), "allowed_urls does not allow it"),
+        ("/models/m.mar", Rules(100, HERE), "over the limit of 100"),
+        ("/endless/m.mar", Rules(10_000, HERE), "longer than the limit"),
+        ("/short/m.mar", None, "it ended 9 bytes early"),
+        ("/redirect/6", None, "more than 5 redirects"),
+        ("/metadata", None, "169.254.169.254 is not public"),
+        ("/forbidden", None, "code: 403"),
+    ],
+)
+def test_what_is_not_fetched(origin, tmp_path, path, rules, why):
+    with pytest.raises(DownloadFailed) as caught:
+        get(origin + path, tmp_path, rules)
+    assert why in str(caught.value)
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://169.254.169.254/latest/meta-data",
+        "http://2852039166/",  # the same as a number
+        "http://localhost/m.mar",
+        "http://[::1]/m.mar",
+        "http://[::ffff:127.0.0.1]/m.mar",
+        "http://10.0.0.1/m.mar",
+        "http://0.0.0.0/m.mar",
+    ],
+)
+def test_addresses_that_only_this_machine_can_see(tmp_path, url):
+    with pytest.raises(DownloadFailed, match="is not public"):
+        get(url, tmp_path, Rules(1 << 20))
+
+
+@pytest.mark.parametrize("url", ["ftp://example.org/m", "http://", "http://h:0/", "http://h:x/", "file:///etc/passwd"])
+def test_what_is_no_url_of_an_archive(tmp_path, url):
+    with pytest.raises(ModelNotFound, match="Invalid model url"):
+        get(url, tmp_path)
+
+
+def test_an_unreachable_host(tmp_path):
+    with pytest.raises(HeadraceError, match="Failed to download model from"):
+        get("http://127.0.0.1:1/m.mar", tmp_path)
+
+
+def test_a_name_out_of_the_url_stays_in_the_directory(origin, tmp_path):
+    assert get(origin + "/models/..%2f..%2fetc", tmp_path) == str(tmp_path / "_2f.._2fetc")
+
+
+def test_a_server_refuses_and_leaves_nothing(serve, origin, tmp_path):
+    write_handler(tmp_path / "store", "m", "def handle(data, context):\n    return data and ['well'] * len(data)\n")
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    api = Api(serve("--model-store", str(tmp_path / "store"), TMPDIR=str(folder)))
+    answer = api.manage("POST", f"/models?url={origin}/models/m.mar&model_name=m")
+    assert (answer.status, answer.json()["type"]) == (400, "DownloadModelException")
+    assert os.listdir(folder) == []
