@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := setup.py pyproject.toml engine/headrace/__init__.py $(wildcard ext/*.pyx ext/*.pxi ext/*.pxd ext/*.h)
 
-.PHONY: help run test test-all test-debug test-sanitized test-lowest test-frameworks lint types bench bench-micro digits dist docker-rehearsal clean
+.PHONY: help run test test-all test-debug test-sanitized test-lowest test-frameworks lint types bench bench-micro digits dist docker-rehearsal parity clean
 .DEFAULT_GOAL := help
 
 help:
@@ -30,6 +30,7 @@ help:
 	@echo "make bench             the overhead scenario against the yardsticks (needs wrk)"
 	@echo "make bench-micro       parser, codecs and rings by themselves"
 	@echo "make digits            train the bundled digits model again"
+	@echo "make parity            the same requests to the real Multi Model Server and to Headrace (needs Java)"
 	@echo "make dist              sdist and wheel in dist/"
 	@echo "make docker-rehearsal  the steps of the Dockerfile in fresh virtual environments, without docker"
 	@echo "make clean             remove what was built"
@@ -117,6 +118,13 @@ bench:
 
 bench-micro: $(VENV)/.installed-test
 	$(BIN)/python -m pytest bench/micro --benchmark-enable --benchmark-only $(ARGS)
+
+# The real server, in a virtual environment of its own; it needs Java (Debian: apt-get install default-jre-headless).
+parity: $(VENV)/.installed-test
+	@command -v java >/dev/null || { echo "make: java not found: install a JRE (Debian: apt-get install default-jre-headless)" >&2; exit 1; }
+	$(PYTHON) -m venv .venv-original
+	.venv-original/bin/python -m pip install --quiet --disable-pip-version-check 'multi-model-server==1.1.11'
+	$(BIN)/python -m bench.parity .venv-original/bin/multi-model-server --write docs/parity.md
 
 digits: $(VENV)/.installed-test
 	$(PIP) install '.[train]'
