@@ -131,3 +131,17 @@ def test_a_server_refuses_and_leaves_nothing(serve, origin, tmp_path):
     answer = api.manage("POST", f"/models?url={origin}/models/m.mar&model_name=m")
     assert (answer.status, answer.json()["type"]) == (400, "DownloadModelException")
     assert os.listdir(folder) == []
+
+
+def test_a_fetched_archive_serves_and_leaves_nothing_once_it_is_unloaded(serve, origin, tmp_path):
+    (tmp_path / "store").mkdir()
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    api = Api(serve("--model-store", str(tmp_path / "store"), TMPDIR=str(folder), HEADRACE_DOWNLOAD_HOSTS="127.0.0.1"))
+    url = f"{origin}/redirect/2"
+    assert api.manage("POST", f"/models?url={url}").json() == {"status": 'Model "mirror" registered'}
+    assert api.infer("POST", "/predictions/mirror", b"x", content_type="text/plain").status == 200
+    assert api.manage("GET", "/models").json()["models"] == [{"modelName": "mirror", "modelUrl": url}]
+    assert list(folder.glob("headrace-model-*/*"))
+    assert api.manage("DELETE", "/models/mirror").status == 200
+    assert list(folder.glob("headrace-model-*")) == []
