@@ -24,6 +24,7 @@
 #define ARENA_CLASSES_MAX 80u
 #define ARENA_SLOTS_MAX 4096u        /* a class: 64 words of 64 bits, and one word that summarises them */
 #define ARENA_STRIDE_MIN 2048u
+_Static_assert(ARENA_CLASSES_MAX * ARENA_SLOTS_MAX == SLOTS_MAX, "each slot has a mark");
 #define ARENA_ADDRESSES (192ull << 30) /* all classes together; offsets of 64-byte units must fit 32 bits (256 GiB) */
 #define ARENA_SPILL 6u               /* classes above the right one that may stand in for it: at most three times as large */
 

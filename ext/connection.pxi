@@ -20,7 +20,8 @@ cdef class Connection:
     """asyncio.BufferedProtocol of one client. See the module's drawing; states and what ends them:
 
         HEAD    a head, or the idle time-out (no byte yet) or the head's (from its first byte)
-        BODY    `remaining` bytes, or the body's time-out without progress
+        BODY    `remaining` bytes, or the body's time-out without progress, which each byte puts off by what it is worth at
+                the least rate
         CHUNKS  the last chunk and trailer, likewise
         LINGER  the peer's end, LINGER_BYTES or LINGER_NS
     """
@@ -40,6 +41,7 @@ cdef class Connection:
     cdef bint saw_eof
     cdef bint is_expecting      # the client waits for 100 Continue
     cdef uint32_t depth
+    cdef uint64_t held_bytes    # slots of unanswered requests
     cdef Exchange first
     cdef Exchange last
     cdef Exchange filling
@@ -73,8 +75,11 @@ cdef class Connection:
         self.deadline_ns = monotonic_ns() + frontend.idle_timeout_ns
         frontend.connections.add(self)
         frontend.accepted += 1
-        if frontend.is_draining or len(frontend.connections) > frontend.max_connections:
-            self.refuse(503, b"the server has as many connections as it may have (HEADRACE_MAX_CONNECTIONS); try again later")
+        if len(frontend.connections) > frontend.max_connections + SURPLUS_CONNECTIONS:
+            self.give_up()
+        elif frontend.is_draining or len(frontend.connections) > frontend.max_connections:
+            self.refuse(503, b"the server has as many connections as it may have (HEADRACE_MAX_CONNECTIONS); try again later",
+                        b"retry-after: 1\r\n")
             self.flush()
 
     def connection_lost(self, exc):
@@ -107,6 +112,7 @@ cdef class Connection:
 
     def pause_writing(self):
         self.is_paused = True
+        self.unsent = 0
         self.write_deadline_ns = monotonic_ns() + self.frontend.write_timeout_ns
 
     def resume_writing(self):
@@ -139,15 +145,18 @@ cdef class Connection:
         cdef Frontend frontend = self.frontend
         frontend.now_ns = monotonic_ns()
         frontend.was_read = True
-        if self.state == LINGER or (self.is_closing and self.state == HEAD):
+        if self.state >= LINGER:
             self.dropped_bytes += count
             if self.dropped_bytes > LINGER_BYTES:
-                self.transport.abort()
+                self.give_up()
+            return
+        if self.is_closing and self.state == HEAD:
+            self.block()  # nothing behind the last request is looked at, and its answer is still to come
             return
         if self.state == BODY and self.sink == TO_SLOT and self.rest_length == 0:
             self.filling.body_length += <uint32_t>count
             self.remaining -= count
-            self.deadline_ns = frontend.now_ns + frontend.body_timeout_ns
+            self.progress(count)
             if self.remaining == 0:
                 self.end_body()
         elif self.rest_length:
@@ -194,7 +203,7 @@ cdef class Connection:
             if self.state == HEAD:
                 if self.is_closing:
                     return 0
-                if self.depth >= PIPELINE_MOST or self.is_paused:
+                if self.depth >= PIPELINE_MOST or self.is_paused or (self.depth and self.held_bytes >= PIPELINE_BYTES):
                     self.block()
                     break
                 outcome = http_parse_head(data + at, length - at, &frontend.limits, &self.scan, &frontend.head)
@@ -212,7 +221,7 @@ cdef class Connection:
                     self.starve()
                     break
                 at += used
-                self.is_in_head = self.is_starving = False
+                self.is_in_head = False
                 self.deadline_ns = frontend.now_ns + (
                     frontend.idle_timeout_ns if self.state == HEAD else frontend.body_timeout_ns)
             elif self.state == BODY:
@@ -220,16 +229,16 @@ cdef class Connection:
                 self.store(data + at, used)
                 at += used
                 self.remaining -= used
-                self.deadline_ns = frontend.now_ns + frontend.body_timeout_ns
+                self.progress(used)
                 if self.remaining == 0:
                     self.end_body()
             else:
                 used = 0
                 outcome = self.take_chunk(data + at, length - at, &used)
                 at += used
+                if self.state == CHUNKS and not self.is_starving:
+                    self.progress(used)
                 if outcome == HTTP_INCOMPLETE:
-                    if not self.is_blocked:
-                        self.deadline_ns = frontend.now_ns + frontend.body_timeout_ns
                     break
         if at < length and self.state < LINGER and not (self.is_closing and self.state == HEAD):
             self.reserve_rest(length - at)
@@ -258,6 +267,9 @@ cdef class Connection:
             return self.decline(exchange, http_error_status(target), http_error_text(target), b"")
         if head.flags & HTTP_EXPECT_OTHER:
             return self.decline(exchange, 417, b"the only expectation that can be met is 100-continue", b"")
+        if head.timeout_ms == ~<uint64_t>0:
+            return self.decline(exchange, 400, b"X-Headrace-Timeout-Ms must be a whole number of milliseconds from 1 to "
+                                b"999999999999, sent once", b"")
         target = frontend.find_target(&path, self.surfaces)
         if target == TARGET_NONE:
             return self.decline(exchange, 404, b"there is nothing at this path", b"")
@@ -301,12 +313,19 @@ cdef class Connection:
                 return self.decline(exchange, 413, frontend.too_large_text, b"")
             if route.in_flight >= route.most:
                 frontend.overloaded += 1
-                return self.decline(exchange, 503, b"the model's queue is full (HEADRACE_QUEUE); try again later", b"retry-after: 1\r\n")
+                return self.decline(exchange, 503, b"the model's queue is full (HEADRACE_QUEUE); try again later",
+                                    b"retry-after: %d\r\n" % route.retry_after_s())
+            if frontend.in_flight >= frontend.in_flight_most:
+                frontend.overloaded += 1
+                return self.decline(exchange, 503, b"the queues of all models together are full (HEADRACE_QUEUE_TOTAL); try "
+                                    b"again later", b"retry-after: %d\r\n" % frontend.retry_after_s())
             if not frontend.lease_for(exchange, self, data, behind, route):
                 return 0
             exchange.route = route
-            exchange.deadline_ns = exchange.arrival_ns + route.timeout_ns
+            exchange.deadline_ns = exchange.arrival_ns + (
+                min(route.timeout_ns, head.timeout_ms * 1000000) if head.timeout_ms else route.timeout_ns)
             route.in_flight += 1
+            frontend.in_flight += 1
             self.sink = TO_SLOT
         self.append(exchange)
         self.filling = exchange
@@ -371,11 +390,13 @@ cdef class Connection:
         exchange.text = self.frontend.render_error(404, "Model not found: " + (<bytes>name).decode("utf-8", "replace"))
         return self.answer_early(exchange, 404)
 
-    cdef int refuse(self, unsigned int status, const char *text) except -1:
+    cdef int refuse(self, unsigned int status, const char *text, bytes fields=b"") except -1:
         """Answers what is no request, or one that does not go on; the connection ends behind it."""
         cdef Exchange exchange = self.filling
         self.end_incomplete()
-        if exchange is None or exchange.state != FILLING:
+        if exchange is None and (self.state == BODY or self.state == CHUNKS):
+            return self.end_behind_last()  # a body that is thrown away: its request has had its answer
+        if exchange is None:
             exchange = new_exchange(self)
             self.append(exchange)
         else:
@@ -384,15 +405,23 @@ cdef class Connection:
         exchange.keep_alive = False
         exchange.kind = MEDIA_JSON
         exchange.text = self.frontend.render_error(status, (<bytes>text).decode("utf-8"))
+        exchange.fields = fields
         exchange.status = status
         exchange.state = READY
         self.filling = None
         self.collected = None
+        self.is_dirty = True
+        return self.end_behind_last()
+
+    cdef int end_behind_last(self) except -1:
+        """No request behind the last one that was taken is looked at; with its answer the connection ends."""
         self.is_closing = True
-        self.is_in_head = self.is_expecting = False
+        self.is_in_head = self.is_expecting = self.is_starving = False
         self.state = HEAD
         self.rest_length = 0
-        self.is_dirty = True
+        if self.last is None:
+            return self.linger()
+        self.last.keep_alive = False
         return 0
 
     cdef int store(self, const uint8_t *data, size_t length) except -1:
@@ -461,6 +490,12 @@ cdef class Connection:
             self.transport.pause_reading()
         return 0
 
+    cdef inline int progress(self, uint64_t count) except -1:
+        """Bytes of a body came: they put the deadline off by what they are worth at HEADRACE_MIN_RATE, at most by the time-out."""
+        cdef Frontend frontend = self.frontend
+        self.deadline_ns = min(self.deadline_ns + count * frontend.byte_ns, frontend.now_ns + frontend.body_timeout_ns)
+        return 0
+
     cdef int starve(self) except -1:
         """No slot to be had: the bytes wait, unread ones in the kernel, until one is."""
         if not self.is_starving:
@@ -472,9 +507,15 @@ cdef class Connection:
 
     cdef int unblock(self) except -1:
         """Goes on with the bytes that were kept."""
-        self.is_blocked = False
+        cdef uint64_t until = self.deadline_ns
+        cdef bint was_starving = self.is_starving
+        self.is_blocked = self.is_starving = False
         self.frontend.now_ns = monotonic_ns()
+        if was_starving:
+            self.deadline_ns = self.frontend.now_ns + self.frontend.body_timeout_ns
         self.parse_rest()
+        if was_starving and self.is_starving:
+            self.deadline_ns = until  # it waits on, and its time runs
         if not self.is_blocked and self.state < LINGER and not self.saw_eof:
             self.transport.resume_reading()
         if self.is_dirty:
@@ -495,7 +536,6 @@ cdef class Connection:
         cdef const uint8_t *body
         cdef size_t body_length
         cdef size_t skipped
-        cdef uint8_t *slot
         cdef int connection
         cdef bint keep_alive = True
         self.is_dirty = False
@@ -503,16 +543,13 @@ cdef class Connection:
             exchange = self.first
             if exchange is None or exchange.state != READY:
                 break
+            fields = PyBytes_AS_STRING(exchange.fields)
+            fields_length = PyBytes_GET_SIZE(exchange.fields)
             if exchange.text is not None:
-                fields = PyBytes_AS_STRING(exchange.fields)
-                fields_length = PyBytes_GET_SIZE(exchange.fields)
                 body = <const uint8_t *>PyBytes_AS_STRING(exchange.text)
                 body_length = PyBytes_GET_SIZE(exchange.text)
             else:
-                slot = frontend.slot_start(exchange.answer.slot)
-                fields = <const char *>slot + exchange.answer.offset
-                fields_length = exchange.answer.fields_length
-                body = slot + exchange.answer.body_offset
+                body = frontend.slot_start(exchange.answer.slot) + exchange.answer.body_offset
                 body_length = exchange.answer.body_length
             if filled + RESPONSE_HEAD_MAX + RESPONSE_COMMON_MAX + fields_length + COPY_MOST > OUT_BUFFER:
                 self.send(out, filled)
@@ -546,6 +583,7 @@ cdef class Connection:
             if self.first is None:
                 self.last = None
             self.depth -= 1
+            self.held_bytes -= exchange.held_bytes
             exchange.next = None
             exchange.connection = None
             frontend.drop_slots(exchange)
@@ -563,7 +601,8 @@ cdef class Connection:
             self.is_expecting = False
             memcpy(out, b"HTTP/1.1 100 Continue\r\n\r\n", 25)
             self.send(out, 25)
-        elif self.is_blocked and not self.is_starving and not self.is_paused and self.depth <= PIPELINE_MOST // 2:
+        elif (self.is_blocked and not self.is_starving and not self.is_paused and self.depth <= PIPELINE_MOST // 2
+                and self.held_bytes < PIPELINE_BYTES):
             self.unblock()
         return 0
 
@@ -633,15 +672,16 @@ cdef class Connection:
         """Enforces the one deadline that the connection has now."""
         cdef Frontend frontend = self.frontend
         cdef Py_ssize_t unsent
-        if self.transport is None:
+        if self.transport is None or self.state == CLOSED:
             return 0
         if self.is_paused:
             unsent = self.transport.get_write_buffer_size()
-            if unsent != self.unsent:
-                self.unsent = unsent
-                self.write_deadline_ns = now + frontend.write_timeout_ns
-            elif now > self.write_deadline_ns:
-                self.transport.abort()
+            if unsent < self.unsent:
+                self.write_deadline_ns = min(self.write_deadline_ns + (self.unsent - unsent) * frontend.byte_ns,
+                                             now + frontend.write_timeout_ns)
+            self.unsent = unsent
+            if now > self.write_deadline_ns:
+                self.give_up()
             return 0
         if now <= self.deadline_ns:
             return 0
@@ -649,9 +689,10 @@ cdef class Connection:
             self.transport.close()
         elif self.is_starving:
             frontend.overloaded += 1
-            self.refuse(503, b"the arena had no room for the request in time (HEADRACE_ARENA); try again later")
+            self.refuse(503, b"the arena had no room for the request in time (HEADRACE_ARENA); try again later",
+                        b"retry-after: %d\r\n" % frontend.retry_after_s())
         elif self.state == BODY or self.state == CHUNKS:
-            self.refuse(408, b"the body did not arrive in time (HEADRACE_BODY_TIMEOUT)")
+            self.refuse(408, b"the body did not arrive in time (HEADRACE_BODY_TIMEOUT, HEADRACE_MIN_RATE)")
         elif self.is_in_head:
             self.refuse(408, b"the request's head did not arrive in time (HEADRACE_HEADER_TIMEOUT)")
         elif self.first is None:

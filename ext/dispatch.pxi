@@ -9,6 +9,7 @@ cdef class Dispatch(Slots):
     cdef object loop
     cdef object poll_callback
     cdef object render_error
+    cdef object on_suspect
     cdef dict routes                # model name as bytes -> Route
     cdef object starving            # connections that wait for a slot, first come first
     cdef list needs                 # (Exchange, worker, bytes) that wait for a larger slot
@@ -20,7 +21,12 @@ cdef class Dispatch(Slots):
     cdef uint64_t waiting_since_ns
     cdef uint64_t max_response
     cdef uint16_t retries
+    cdef uint64_t in_flight         # requests under way at all models
+    cdef uint64_t in_flight_most
     cdef readonly uint64_t overloaded
+    cdef readonly uint64_t abandoned
+    cdef readonly uint64_t redelivered
+    cdef readonly uint64_t timed_out
     cdef readonly uint64_t parks
     cdef readonly uint64_t polls
     cdef readonly uint64_t invalid_completions
@@ -28,7 +34,16 @@ cdef class Dispatch(Slots):
     # -- requests to workers ---------------------------------------------------------------------------------------------
 
     cdef int submit(self, Exchange exchange) except -1:
-        """Gives a request to the worker with the least under way; where none can take it, it waits."""
+        """Gives a request to a worker; where none can take it, it waits, unless its model is gone."""
+        if not self.hand_over(exchange):
+            if exchange.route.is_gone:
+                return self.answer_error(exchange, 404, f"Model not found: {exchange.route.name}")
+            exchange.state = QUEUED
+            exchange.route.waiting.append(exchange)
+        return 0
+
+    cdef bint hand_over(self, Exchange exchange) except -1:
+        """Gives a request to the worker with the least under way. False when none can take it now."""
         cdef Route route = exchange.route
         cdef Link *link
         cdef Link *best = NULL
@@ -38,15 +53,14 @@ cdef class Dispatch(Slots):
         cdef Submission entry
         for worker in route.workers:
             link = &self.links[worker]
-            if link.is_up and link.outstanding < SUBMIT_MOST and (best is NULL or link.outstanding < best.outstanding):
+            if link.is_up and link.under_way < SUBMIT_MOST and (best is NULL or link.under_way < best.under_way):
                 best = link
                 chosen = worker
-        if best is NULL:
-            exchange.state = QUEUED
-            route.waiting.append(exchange)
-            return 0
+        if best is NULL or fault_strikes(b"ring.full"):
+            return False
         memset(&entry, 0, sizeof(entry))
         entry.op = SUBMIT_RUN
+        entry.flags = SUBMIT_ALONE if exchange.attempt else 0
         entry.request_id = exchange.request_id
         entry.arrival_ns = exchange.arrival_ns
         entry.deadline_ns = exchange.deadline_ns
@@ -61,11 +75,12 @@ cdef class Dispatch(Slots):
         entry.kind = exchange.kind
         entry.accept = exchange.accept
         entry.codings = exchange.codings
+        crash_point(b"frontend.before_submit")
         if not ring_push(&best.submit, &entry):
-            exchange.state = QUEUED
-            route.waiting.append(exchange)
-            return 0
+            return False
+        crash_point(b"frontend.after_submit")
         lease.request_id = exchange.request_id
+        lease.is_in_need = False
         exchange.answer.slot = ARENA_NONE
         exchange.state = SUBMITTED
         self.worker_takes(chosen, exchange.slot)
@@ -73,17 +88,29 @@ cdef class Dispatch(Slots):
             futex_wake(&best.bell.parked)
         if not self.is_polling:
             self.start_polling()
-        return 0
+        return True
 
     cdef int resubmit(self, Route route, Py_ssize_t most) except -1:
-        """Gives up to `most` waiting requests to workers; those that no worker can take wait on."""
+        """Gives up to `most` waiting requests to workers, oldest first; those that no worker can take wait on."""
         cdef Exchange exchange
-        most = min(most, <Py_ssize_t>len(route.waiting))
-        for _ in range(most):
+        while most > 0 and route.waiting:
             exchange = route.waiting.popleft()
-            if exchange.state == QUEUED and exchange.connection is not None:
-                self.submit(exchange)
+            if exchange.state == QUEUED:  # else it was answered or abandoned meanwhile
+                most -= 1
+                if not self.hand_over(exchange):
+                    route.waiting.appendleft(exchange)
+                    return 0
         return 0
+
+    cdef int redeliver(self, Exchange exchange, bint was_begun) except -1:
+        """The worker that had the request is dead. Only what it had begun counts against the request: what it was not
+        begun over cannot have killed it. What was begun runs alone from now on, apart from the one that did."""
+        exchange.attempt += was_begun
+        if exchange.attempt <= self.retries:
+            store_relaxed(&self.marks[exchange.slot].begun, 0)
+            return self.submit(exchange)
+        return self.answer_error(exchange, 503, "the worker that ran the request died, and so did the one it was given to next"
+                                 if self.retries else "the worker that ran the request died (HEADRACE_RETRIES=0)")
 
     cdef int leave_route(self, Exchange exchange) except -1:
         """The exchange is no longer under way at its model: an answer is there, or nobody waits for one."""
@@ -91,12 +118,15 @@ cdef class Dispatch(Slots):
         if route is not None:
             exchange.route = None
             route.in_flight -= 1
+            route.ended += 1
+            self.in_flight -= 1
             if route.waiting:
                 self.resubmit(route, 1)
         return 0
 
     cdef int abandon(self, Exchange exchange) except -1:
         """The client is gone: nobody waits for this any more. What a worker has, it keeps until it says so."""
+        self.abandoned += exchange.state != READY
         exchange.state = READY
         self.leave_route(exchange)
         return self.drop_slots(exchange)
@@ -111,12 +141,13 @@ cdef class Dispatch(Slots):
 
     cdef int answer_error(self, Exchange exchange, unsigned int status, str text) except -1:
         """Answers from here a request that has a slot."""
+        if status == 503:
+            exchange.fields = b"retry-after: %d\r\n" % (exchange.route.retry_after_s() if exchange.route is not None else 1)
         self.leave_route(exchange)
         self.drop_slots(exchange)
         exchange.text = self.render_error(status, text)
         exchange.kind = MEDIA_JSON
         exchange.status = status
-        exchange.fields = b"retry-after: 1\r\n" if status == 503 else b""
         return self.ready(exchange)
 
     # -- answers from workers --------------------------------------------------------------------------------------------
@@ -130,7 +161,9 @@ cdef class Dispatch(Slots):
         while i > 0:
             i -= 1
             link = &self.links[self.busy[i]]
-            while ring_pop(&link.complete, &completion):
+            for _ in range(RING_ENTRIES):  # one that never stops to publish does not stop the loop
+                if not ring_pop(&link.complete, &completion):
+                    break
                 if count == 0:
                     self.learn_gap(completion.finished_ns)
                 count += 1
@@ -164,8 +197,8 @@ cdef class Dispatch(Slots):
         cdef Py_ssize_t count
         if self.needs:
             needs, self.needs = self.needs, []
-            for exchange, worker, request_id, length in needs:
-                self.grant(exchange, worker, request_id, length)
+            for exchange, worker, own, request_id, length in needs:
+                self.grant(exchange, worker, own, request_id, length)
         count = len(self.starving)
         while count > 0:
             count -= 1
@@ -178,48 +211,29 @@ cdef class Dispatch(Slots):
 
     cdef int complete(self, Link *link, Completion *completion) except -1:
         cdef uint32_t slot = completion.slot
-        cdef Lease *lease
-        cdef Lease *own
-        cdef Exchange exchange
-        cdef uint64_t capacity
         cdef uint32_t worker = <uint32_t>(link - self.links)
-        if slot >= self.arena.slot_count:
-            self.invalid_completions += 1
-            return 0
-        lease = &self.leases[slot]
-        if (lease.generation != completion.generation or not lease.holds & HOLD_WORKER or lease.worker != worker
-                or lease.request_id != completion.request_id):
-            self.invalid_completions += 1
-            return 0
+        cdef Lease *lease = &self.leases[slot if slot < self.arena.slot_count else 0]
+        cdef Exchange exchange
+        if (slot >= self.arena.slot_count or lease.generation != completion.generation or lease.worker != worker
+                or lease.request_id != completion.request_id
+                or not lease.holds & (HOLD_VIEW if completion.op == COMPLETE_RELEASE else HOLD_WORKER)):
+            return self.disbelieve(link)
+        exchange = <Exchange>lease.exchange if lease.exchange is not NULL else None
         if completion.op == COMPLETE_RELEASE:
             return self.worker_let_go(link, slot)
-        exchange = <Exchange>lease.exchange if lease.exchange is not NULL else None
         if completion.op == COMPLETE_NEED:
-            return self.grant(exchange, worker, completion.request_id,
+            if lease.is_granted or lease.is_in_need:
+                return self.disbelieve(link)
+            lease.is_in_need = True
+            return self.grant(exchange, worker, slot, completion.request_id,
                               align64(completion.fields_length) + align64(completion.body_length))
-        capacity = self.slot_capacity(slot)
-        if (completion.op != COMPLETE_DONE or completion.status < 200 or completion.status > 599
-                or <uint64_t>completion.offset + completion.fields_length > capacity
-                or <uint64_t>completion.body_offset + completion.body_length > capacity
-                or completion.fields_length > FIELDS_MOST
-                or not fields_are_clean(self.slot_start(slot) + completion.offset, completion.fields_length)):
-            self.invalid_completions += 1
-            self.worker_let_go(link, slot)
-            if exchange is not None and exchange.state == SUBMITTED:
-                self.answer_error(exchange, 500, "the worker gave an answer that cannot be sent")
-            return 0
-        if lease.granted_for != ARENA_NONE:
-            # The request's own slot is let go by its worker as well, unless the model still looks at the body.
-            own = &self.leases[lease.granted_for]
-            if not completion.flags & COMPLETE_HELD and own.holds & HOLD_WORKER and own.request_id == completion.request_id:
-                self.worker_let_go(link, lease.granted_for)
-            self.worker_let_go(link, slot)
-        elif not completion.flags & COMPLETE_HELD:
-            if exchange is None:
-                return self.worker_let_go(link, slot)
-            self.worker_let_go(link, slot)
+        # An answer: the worker lets go of the request's slot, but for a view that its model keeps, and of the granted one.
+        self.end_work(link, lease.partner if lease.is_granted else slot, completion.flags & COMPLETE_HELD)
         if exchange is None or exchange.state != SUBMITTED:
             return 0
+        if completion.op != COMPLETE_DONE or not self.take_answer(exchange, completion):
+            self.invalid_completions += 1
+            return self.answer_error(exchange, 500, "the worker gave an answer that cannot be sent")
         if exchange.answer.slot != ARENA_NONE and exchange.answer.slot != slot:
             self.exchange_let_go(exchange.answer.slot)  # granted, and not used
         exchange.answer = completion[0]
@@ -228,6 +242,39 @@ cdef class Dispatch(Slots):
         self.learn_room(exchange)
         self.leave_route(exchange)
         return self.ready(exchange)
+
+    cdef int disbelieve(self, Link *link) except -1:
+        """A completion names nothing that the worker has. Its memory is spoilt: what it holds may never come back by itself,
+        so the supervisor is told to end it."""
+        self.invalid_completions += 1
+        if not link.is_suspect:
+            link.is_suspect = True
+            self.on_suspect(<uint32_t>(link - self.links))
+        return 0
+
+    cdef int end_work(self, Link *link, uint32_t own, bint is_held) except -1:
+        """The worker has answered the request of this slot."""
+        cdef uint32_t granted = self.leases[own].partner
+        if granted != ARENA_NONE and self.leases[granted].holds & HOLD_WORKER:
+            self.worker_let_go(link, granted)
+        if is_held:
+            return self.worker_looks_on(link, own)
+        return self.worker_let_go(link, own)
+
+    cdef bint take_answer(self, Exchange exchange, Completion *completion) except -1:
+        """Whether the answer lies within its slot and has field lines that may go out; these are copied, then judged."""
+        cdef uint64_t capacity = self.slot_capacity(completion.slot)
+        cdef uint64_t length = completion.fields_length
+        if (completion.status < 200 or completion.status > 599 or length > FIELDS_MOST
+                or completion.offset + length > capacity
+                or <uint64_t>completion.body_offset + completion.body_length > capacity):
+            return False
+        if length:
+            exchange.fields = PyBytes_FromStringAndSize(<char *>self.slot_start(completion.slot) + completion.offset, length)
+            if not fields_are_clean(<uint8_t *>PyBytes_AS_STRING(exchange.fields), length):
+                exchange.fields = b""
+                return False
+        return True
 
     cdef int learn_room(self, Exchange exchange) except -1:
         """Sets room aside for answers as large as this model's have been, so that they fit behind the body."""
@@ -239,7 +286,7 @@ cdef class Dispatch(Slots):
             route.room -= route.room // 64
         return 0
 
-    cdef int grant(self, Exchange exchange, uint32_t worker, uint64_t request_id, uint64_t length) except -1:
+    cdef int grant(self, Exchange exchange, uint32_t worker, uint32_t own, uint64_t request_id, uint64_t length) except -1:
         """Gives a worker a larger slot for an answer, or refuses one that is too large or that nobody waits for."""
         cdef Link *link = &self.links[worker]
         cdef Submission entry
@@ -247,27 +294,30 @@ cdef class Dispatch(Slots):
         memset(&entry, 0, sizeof(entry))
         entry.op = SUBMIT_GRANT
         entry.request_id = request_id
-        if exchange is not None and exchange.state == SUBMITTED and exchange.answer.slot == ARENA_NONE and (
-                length <= self.max_response + FIELDS_MOST):
+        entry.slot = own
+        if exchange is not None and exchange.state == SUBMITTED and length <= self.max_response + FIELDS_MOST:
             slot = self.lease(length)
             if slot == ARENA_NONE:
-                self.needs.append((exchange, worker, request_id, length))
+                self.needs.append((exchange, worker, own, request_id, length))
                 return 0
-            self.take_slot(exchange, slot, exchange.slot)
-            self.leases[slot].request_id = request_id
-            self.worker_takes(worker, slot)
-            exchange.answer.slot = slot
             entry.slot = slot
             entry.generation = self.leases[slot].generation
             entry.offset64 = <uint32_t>((ARENA_OFFSET + arena_offset(&self.arena, slot)) // 64)
             entry.capacity64 = <uint32_t>(self.slot_capacity(slot) // 64)
         if not ring_push(&link.submit, &entry):
             if slot != ARENA_NONE:
-                exchange.answer.slot = ARENA_NONE
-                self.exchange_let_go(slot)
-                self.worker_let_go(link, slot)
-            self.needs.append((exchange, worker, request_id, length))
+                arena_release(&self.arena, slot)
+            self.needs.append((exchange, worker, own, request_id, length))
             return 0
+        if slot != ARENA_NONE:
+            self.take_slot(exchange, slot)
+            self.count_held(exchange, self.slot_capacity(slot))
+            self.leases[slot].request_id = request_id
+            self.leases[slot].is_granted = True
+            self.leases[slot].partner = own
+            self.leases[own].partner = slot
+            self.worker_takes(worker, slot)
+            exchange.answer.slot = slot
         if doorbell_must_ring(link.bell):
             futex_wake(&link.bell.parked)
         return 0
@@ -317,7 +367,7 @@ cdef class Dispatch(Slots):
             self.is_polling = False
             return
         if quiet and (now - self.waiting_since_ns >= (self.spin_ns if self.gap_ns <= self.spin_ns else 0)
-                      or self.links[self.busy[0]].outstanding > SPIN_OUTSTANDING):
+                      or self.links[self.busy[0]].under_way > SPIN_OUTSTANDING):
             doorbell_park(&self.header.bell)
             if self.drain() == 0:
                 self.parks += 1

@@ -8,6 +8,7 @@ cdef enum:
     READY = 3       # answered: by a worker (answer) or from here (text)
     PENDING = 4     # the supervisor was asked
 
+
 @cython.final
 cdef class Route:
     """A model as a frontend knows it: who can run it, and how much is under way."""
@@ -20,6 +21,23 @@ cdef class Route:
     cdef uint64_t timeout_ns
     cdef uint32_t room          # for an answer, learned from earlier ones
     cdef object waiting         # exchanges that no worker can take now
+    cdef bint is_gone           # no request may name it any more
+    cdef uint64_t ended         # requests that left since the last sweep
+    cdef double ended_per_s     # moving mean over sweeps in which any were under way; 0: none yet
+
+    cdef unsigned int retry_after_s(self) except? 0:
+        """When to come again: the time that what is under way will take at the rate of late, 1 to RETRY_AFTER_MOST_S."""
+        if self.ended_per_s <= 0:
+            return 1
+        return <unsigned int>min(max(self.in_flight / self.ended_per_s + 0.5, 1.0), <double>RETRY_AFTER_MOST_S)
+
+    cdef int learn_rate(self, double seconds) except -1:
+        """Takes note how many requests left in these seconds."""
+        if self.in_flight or self.ended:
+            rate = self.ended / seconds
+            self.ended_per_s = rate if self.ended_per_s == 0 else (3 * self.ended_per_s + rate) / 4
+            self.ended = 0
+        return 0
 
 
 @cython.final
@@ -36,8 +54,8 @@ cdef class Exchange:
     cdef uint32_t slot
     cdef uint32_t body_length
     cdef uint32_t head_length
-    cdef uint32_t head_kept     # bytes of the head as it lies in the slot
-    cdef uint16_t attempt
+    cdef uint64_t held_bytes    # of slots that were leased for it
+    cdef uint16_t attempt       # workers that died after they had begun it
     cdef uint8_t state
     cdef uint8_t kind
     cdef uint8_t accept

@@ -81,6 +81,9 @@ from http cimport (
 )
 from layout cimport (
     ARENA_OFFSET,
+    MARKS_OFFSET,
+    RING_ENTRIES,
+    SUBMIT_ALONE,
     COMPLETE_DONE,
     CODED_BODY,
     COMPLETE_HELD,
@@ -99,6 +102,7 @@ from layout cimport (
     Doorbell,
     RingPair,
     SegmentHeader,
+    SlotMark,
     Submission,
     WorkerPage,
     align64,
@@ -128,7 +132,10 @@ from ring cimport (
     ring_pop,
     ring_push,
     ring_reset,
+    load_relaxed,
+    store_relaxed,
 )
+from fault cimport crash_point, fault_strikes
 from syscalls cimport (
     eventfd_clear,
     file_bytes,
@@ -146,6 +153,9 @@ cdef enum:
     READ_MOST = 524288          # what one read into a slot takes, so that one upload does not hold the loop
     REST_STEP = 4096            # first room for the unparsed bytes of one connection
     PIPELINE_MOST = 128         # unanswered requests of one connection; past that it is not read any more
+    PIPELINE_BYTES = 4194304    # slots that they may hold before it is not read any more; a single one may be larger
+    SURPLUS_CONNECTIONS = 256   # beyond the limit that are told so; those past that are closed without a word
+    RETRY_AFTER_MOST_S = 30     # what is told to come again later
     ROOM_LEAST = 1024           # room for an answer in a slot
     ROOM_MOST = 65536           # room that is set aside because earlier answers needed it; larger ones ask for a slot
     OUT_BUFFER = 65536          # heads and small bodies on their way to one connection
@@ -192,7 +202,7 @@ cdef class Frontend(Dispatch):
     board_fd, segment_fd, eventfd: as the supervisor made them. `largest`: as create_segment was told.
     limits: dict of max_request, max_response, max_connections, queue limits and the time-outs in ms (see frontend.py).
     render_error: (status, text) -> body of an error answer. ask: (Exchange, method, path, query, content type, body, surfaces)
-    passes a management request on; its answer comes through `answer`.
+    passes a management request on; its answer comes through `answer`. on_suspect: (worker) says that a worker's memory is spoilt.
     """
 
     cdef uint64_t next_id
@@ -217,11 +227,13 @@ cdef class Frontend(Dispatch):
     cdef uint64_t body_timeout_ns
     cdef uint64_t idle_timeout_ns
     cdef uint64_t write_timeout_ns
+    cdef uint64_t byte_ns           # by how much a byte puts a deadline off: the inverse of the least rate
+    cdef uint64_t swept_ns
     cdef readonly uint64_t accepted
     cdef uint64_t answers[6]        # by hundreds of the status
 
     def __cinit__(self, loop, int board_fd, int segment_fd, int eventfd, unsigned long long arena_bytes,
-                  unsigned long long largest, dict limits, render_error, ask):
+                  unsigned long long largest, dict limits, render_error, ask, on_suspect):
         cdef int64_t length = file_bytes(segment_fd)
         self.loop = loop
         self.segment_fd = segment_fd
@@ -241,11 +253,13 @@ cdef class Frontend(Dispatch):
                 or self.read_buffer is NULL or self.out is NULL):
             raise MemoryError()
         self.header = <SegmentHeader *>self.base
+        self.marks = <SlotMark *>(self.base + MARKS_OFFSET)
         if self.header.magic != LAYOUT_MAGIC or self.header.version != LAYOUT_VERSION:
             raise ValueError("not a segment of this build: the processes come from different builds")
         http_limits_default(&self.limits)
         self.render_error = render_error
         self.ask_supervisor = ask
+        self.on_suspect = on_suspect
         self.poll_callback = self.poll
         self.routes = {}
         self.connections = set()
@@ -256,11 +270,14 @@ cdef class Frontend(Dispatch):
         self.max_request = limits["max_request"]
         self.max_response = limits["max_response"]
         self.max_connections = limits["max_connections"]
+        self.in_flight_most = limits["queue_total"]
         self.retries = limits["retries"]
         self.header_timeout_ns = <uint64_t>limits["header_timeout_ms"] * 1000000
         self.body_timeout_ns = <uint64_t>limits["body_timeout_ms"] * 1000000
         self.idle_timeout_ns = <uint64_t>limits["idle_timeout_ms"] * 1000000
         self.write_timeout_ns = <uint64_t>limits["write_timeout_ms"] * 1000000
+        self.byte_ns = 1000000000 // <uint64_t>limits["min_rate"] if limits["min_rate"] else self.body_timeout_ns
+        self.swept_ns = monotonic_ns()
         self.spin_ns = <uint64_t>limits["spin_us"] * 1000
         self.incomplete_most = arena_bytes // 2
         self.too_large_text = b"the body is longer than %d bytes (HEADRACE_MAX_REQUEST); raise it or send less" % self.max_request
@@ -298,6 +315,8 @@ cdef class Frontend(Dispatch):
         key = name.encode()
         cdef Route route = self.routes.get(key)
         if route is None or route.model != model:
+            if route is not None:
+                self.remove_route(name)
             route = Route.__new__(Route)
             route.name = name
             route.model = model
@@ -323,9 +342,10 @@ cdef class Frontend(Dispatch):
             return
         if self.default_route is route:
             self.default_route = None
+        route.is_gone = True
         waiting, route.waiting = route.waiting, deque()
         for exchange in waiting:
-            if exchange.state == QUEUED and exchange.connection is not None:
+            if exchange.state == QUEUED:
                 self.answer_error(exchange, 404, f"Model not found: {name}")
         self.flush_dirty()
 
@@ -337,6 +357,7 @@ cdef class Frontend(Dispatch):
         ring_attach(&link.submit, &link.pair.submit, &link.pair.submissions[0], True)
         ring_attach(&link.complete, &link.pair.complete, &link.pair.completions[0], False)
         link.is_up = True
+        link.is_suspect = False
         cdef Route route
         for route in self.routes.values():
             self.resubmit(route, route.most)
@@ -347,32 +368,28 @@ cdef class Frontend(Dispatch):
         cdef Lease *lease
         cdef Exchange exchange
         cdef uint32_t slot
-        cdef list orphans = []
+        cdef list orphans = []  # (Exchange, whether it was begun)
         if not link.is_up:
             return
         self.drain()
         link.is_up = False
         for slot in self._held_slots():
             lease = &self.leases[slot]
-            if lease.holds & HOLD_WORKER and lease.worker == worker:
+            if lease.holds & (HOLD_WORKER | HOLD_VIEW) and lease.worker == worker:
                 exchange = <Exchange>lease.exchange if lease.exchange is not NULL else None
-                if exchange is not None and lease.granted_for != ARENA_NONE:
+                if exchange is not None and lease.is_granted:
                     exchange.answer.slot = ARENA_NONE  # granted for an answer that never came
                     lease.exchange = NULL
-                    lease.holds = HOLD_WORKER
+                    lease.holds &= ~HOLD_EXCHANGE
                 elif exchange is not None and exchange.state == SUBMITTED:
-                    orphans.append(exchange)
+                    orphans.append((exchange, load_relaxed(&self.marks[slot].begun) == exchange.request_id))
                 self.worker_let_go(link, slot)
         self.needs = [need for need in self.needs if need[1] != worker]
         ring_reset(&link.pair.submit)
         ring_reset(&link.pair.complete)
-        for exchange in orphans:
-            exchange.attempt += 1
-            if exchange.attempt > self.retries:
-                self.answer_error(exchange, 503, "the worker that ran the request died, and so did the one it was given to next"
-                                  if self.retries else "the worker that ran the request died (HEADRACE_RETRIES=0)")
-            else:
-                self.submit(exchange)
+        self.redelivered += len(orphans)
+        for exchange, was_begun in orphans:
+            self.redeliver(exchange, was_begun)
         self.flush_dirty()
 
     cdef unsigned int _worker(self, unsigned int worker) except? 0xffffffff:
@@ -401,6 +418,7 @@ cdef class Frontend(Dispatch):
                 connection.linger()
             elif connection.last is not None:
                 connection.last.keep_alive = False
+                connection.is_closing = connection.filling is None  # else it is the last, and closes when its body is there
 
     def unanswered(self):
         """Requests under way on all connections."""
@@ -462,6 +480,14 @@ cdef class Frontend(Dispatch):
         self.ask_supervisor(exchange, method, path, query, content_type, bytes(body), surfaces)
         return 0
 
+    cdef unsigned int retry_after_s(self) except? 0:
+        """When to come again if all models together are meant."""
+        cdef Route route
+        cdef unsigned int found = 1
+        for route in self.routes.values():
+            found = max(found, route.retry_after_s() if route.in_flight else 1)
+        return found
+
     cdef int count_answer(self, unsigned int status) except -1:
         self.answers[status // 100] += 1
         return 0
@@ -476,6 +502,11 @@ cdef class Frontend(Dispatch):
         cdef uint64_t now = monotonic_ns()
         self.now_ns = now
         self.drain()
+        for route in self.routes.values():
+            route.learn_rate((now - self.swept_ns + 1) / 1e9)
+            if route.waiting:
+                route.waiting = deque([exchange for exchange in route.waiting if (<Exchange>exchange).state == QUEUED])
+        self.swept_ns = now
         for connection in list(self.connections):
             connection.sweep(now)
         for slot in self._held_slots():
@@ -483,7 +514,9 @@ cdef class Frontend(Dispatch):
                 continue
             exchange = <Exchange>self.leases[slot].exchange
             if exchange.slot == slot and exchange.state in (QUEUED, SUBMITTED) and now > exchange.deadline_ns:
-                self.answer_error(exchange, 504, "the request was not answered in time (HEADRACE_TIMEOUT)")
+                self.timed_out += 1
+                self.answer_error(exchange, 504, "the request was not answered in time (HEADRACE_TIMEOUT, or what its "
+                                  "X-Headrace-Timeout-Ms allowed)")
         for route in self.routes.values():
             if route.waiting:
                 self.resubmit(route, route.most)
@@ -507,6 +540,9 @@ cdef class Frontend(Dispatch):
             "unanswered": self.unanswered(),
             "answers": {f"{hundred}xx": self.answers[hundred] for hundred in range(1, 6)},
             "overloaded": self.overloaded,
+            "abandoned": self.abandoned,
+            "redelivered": self.redelivered,
+            "timed_out": self.timed_out,
             "invalid_completions": self.invalid_completions,
             "slots_leased": len(self._held_slots()),
             "slots": slots,

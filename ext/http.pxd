@@ -31,6 +31,7 @@ cdef extern from "http.h" nogil:
         uint32_t length
 
     ctypedef struct HttpHead:
+        uint64_t timeout_ms
         uint64_t content_length
         HttpSpan path
         HttpSpan query

@@ -33,6 +33,7 @@ enum {
 };
 
 typedef struct {
+    uint64_t timeout_ms;     /* of X-Headrace-Timeout-Ms; 0: none was sent; UINT64_MAX: no number from 1 on, or sent twice */
     uint64_t content_length; /* UINT64_MAX stands for every number that does not fit; it never wraps */
     HttpSpan path;           /* as sent, still escaped, query apart; "*" only with OPTIONS; empty: absolute form, no path */
     HttpSpan query;          /* without its question mark; empty also where there is none */
@@ -184,12 +185,23 @@ static inline int http_take_length(const uint8_t *p, size_t n, HttpHead *head) {
     return HTTP_OK;
 }
 
+/* 1 to 12 decimal digits, not all of them 0; else UINT64_MAX. */
+static inline uint64_t http_milliseconds(const uint8_t *p, size_t n) {
+    uint64_t value = 0;
+    if (n == 0 || n > 12) return UINT64_MAX;
+    for (size_t i = 0; i < n; i++) {
+        if (!HTTP_DIGIT(p[i])) return UINT64_MAX;
+        value = 10 * value + (uint64_t)(p[i] - '0');
+    }
+    return value ? value : UINT64_MAX;
+}
+
 /* A whole field line: name at scan->line, value in [scan->mark, end). Only what frames or steers the request is looked at. */
 static inline int http_take_field(const uint8_t *buf, size_t end, HttpScan *scan) {
     HttpHead *head = &scan->head;
     const uint8_t *name = buf + scan->line;
     switch (scan->name) {
-    case 4: case 6: case 10: case 12: case 14: case 15: case 16: case 17: break;
+    case 4: case 6: case 10: case 12: case 14: case 15: case 16: case 17: case 21: break;
     default: return HTTP_OK;
     }
     HttpSpan value = http_trim(buf, scan->mark, end);
@@ -235,6 +247,9 @@ static inline int http_take_field(const uint8_t *buf, size_t end, HttpScan *scan
         if (head->flags & HTTP_HAS_LENGTH) return HTTP_TWO_FRAMINGS;
         if (head->minor == 0 || (head->flags & HTTP_CHUNKED) || !HTTP_IS(p, n, "chunked")) return HTTP_BAD_CODING;
         head->flags |= HTTP_CHUNKED;
+        break;
+    case 21:
+        if (HTTP_IS(name, 21, "x-headrace-timeout-ms")) head->timeout_ms = head->timeout_ms ? UINT64_MAX : http_milliseconds(p, n);
         break;
     }
     return HTTP_OK;

@@ -9,6 +9,7 @@
  *
  *   0        SegmentHeader                the frontend's doorbell
  *   4096     RingPair [MAX_WORKERS]       submission and completion ring of each worker; untouched pages cost nothing
+ *   MARKS_OFFSET   SlotMark [SLOTS_MAX]   for each slot: whether its request is wanted still, and whether it was begun
  *   ARENA_OFFSET   the arena: slots, laid out by arena.h; only the frontend knows which are leased
  *
  * A slot, `capacity` bytes long:
@@ -28,11 +29,12 @@
 #include <stdint.h>
 
 #define LAYOUT_MAGIC 0x3145434152444148ull /* "HADRACE1", little endian */
-#define LAYOUT_VERSION 1u
+#define LAYOUT_VERSION 2u
 
 #define MAX_WORKERS 1024u
 #define MAX_FRONTENDS 64u
 #define RING_ENTRIES 1024u /* a power of two; also the most requests that one frontend has under way at one worker */
+#define SLOTS_MAX 327680u  /* of one arena */
 #define SLOT_ALIGN 64u     /* payload starts: a cache line, and what AVX-512 and numpy like best */
 
 static inline uint64_t align64(uint64_t n) { return (n + 63u) & ~(uint64_t)63u; }
@@ -71,7 +73,9 @@ typedef struct {
     uint64_t bells; /* frontends woken */
     uint64_t copied_bytes;
     uint64_t held_slots; /* completions sent while the model still held a view */
-    uint64_t pad2[480];
+    uint64_t dropped;    /* requests that nobody waited for any more when their turn came: client gone, or deadline passed */
+    uint64_t invalid_submissions; /* entries that named memory outside of their slot, or nothing that was waited for */
+    uint64_t pad2[478];
 } WorkerPage;
 
 typedef struct {
@@ -86,6 +90,7 @@ typedef struct {
 } SegmentHeader;
 
 enum { SUBMIT_RUN = 0, SUBMIT_GRANT = 1 };
+enum { SUBMIT_ALONE = 1 }; /* not in one batch with others: a worker died over a batch that this request was in */
 
 /* Frontend to worker. RUN: answer the request in this slot. GRANT: the larger slot that a NEED asked for; `request_id`
  * names the request, `slot`, `generation`, `offset64` and `capacity64` the new slot; a capacity of 0 is a refusal. */
@@ -105,7 +110,8 @@ typedef struct {
     uint8_t kind;   /* body's media type, MEDIA_* */
     uint8_t accept; /* media type wanted back, MEDIA_* */
     uint8_t codings; /* CODED_* */
-    uint8_t pad[6];
+    uint8_t flags;   /* SUBMIT_ALONE */
+    uint8_t pad[5];
 } Submission;
 
 /* Content codings (RFC 9110, 8.4.1): the frontend says only that there are some; which, a worker reads in the head. */
@@ -140,6 +146,13 @@ typedef struct {
     uint32_t pad1;
 } Completion;
 
+/* What the two sides tell each other about the request in a slot beside the rings, by its request_id, which no other request
+ * ever has: so a mark that a predecessor left says nothing. */
+typedef struct {
+    uint64_t cancelled; /* frontend: nobody waits for this request any more; a worker that has not begun it need not */
+    uint64_t begun;     /* worker: this request was put into a batch; counts against its redeliveries when the worker dies */
+} SlotMark;
+
 /* One cursor a cache line pair: neighbouring lines are fetched together, and the two sides must not share. */
 typedef struct {
     uint64_t tail; /* producer: entries published so far */
@@ -157,7 +170,8 @@ typedef struct {
 } RingPair;
 
 #define RINGS_OFFSET 4096ull
-#define ARENA_OFFSET (RINGS_OFFSET + MAX_WORKERS * (uint64_t)sizeof(RingPair))
+#define MARKS_OFFSET (RINGS_OFFSET + MAX_WORKERS * (uint64_t)sizeof(RingPair))
+#define ARENA_OFFSET (MARKS_OFFSET + SLOTS_MAX * (uint64_t)sizeof(SlotMark))
 
 #define BOARD_BYTES (sizeof(BoardHeader) + MAX_WORKERS * sizeof(WorkerPage))
 
@@ -185,6 +199,7 @@ _Static_assert(sizeof(SegmentHeader) == 4096, "one page");
 _Static_assert(offsetof(SegmentHeader, bell) == 64, "own line");
 _Static_assert(sizeof(Submission) == 64, "one line");
 _Static_assert(sizeof(Completion) == 64, "one line");
+_Static_assert(sizeof(SlotMark) == 16, "no line in two marks");
 _Static_assert(sizeof(RingHeader) == 256, "cursors two lines apart");
 _Static_assert(offsetof(RingHeader, head) == 128, "cursors two lines apart");
 _Static_assert(sizeof(RingPair) == 4096 + 2 * 64 * RING_ENTRIES, "page aligned");

@@ -8,6 +8,7 @@ cdef extern from "layout.h" nogil:
         MAX_WORKERS
         MAX_FRONTENDS
         RING_ENTRIES
+        SLOTS_MAX
         SLOT_ALIGN
         WORKER_BOOTING
         WORKER_IDLE
@@ -17,6 +18,7 @@ cdef extern from "layout.h" nogil:
         CODED_BODY
         CODED_ANSWER
         SUBMIT_GRANT
+        SUBMIT_ALONE
         COMPLETE_DONE
         COMPLETE_NEED
         COMPLETE_RELEASE
@@ -34,6 +36,7 @@ cdef extern from "layout.h" nogil:
         MEDIA_OTHER
     const uint64_t BOARD_BYTES
     const uint64_t RINGS_OFFSET
+    const uint64_t MARKS_OFFSET
     const uint64_t ARENA_OFFSET
 
     uint64_t align64(uint64_t n)
@@ -61,6 +64,8 @@ cdef extern from "layout.h" nogil:
         uint64_t bells
         uint64_t copied_bytes
         uint64_t held_slots
+        uint64_t dropped
+        uint64_t invalid_submissions
 
     ctypedef struct SegmentHeader:
         uint64_t magic
@@ -86,6 +91,7 @@ cdef extern from "layout.h" nogil:
         uint8_t kind
         uint8_t accept
         uint8_t codings
+        uint8_t flags
 
     ctypedef struct Completion:
         uint64_t request_id
@@ -102,6 +108,10 @@ cdef extern from "layout.h" nogil:
         uint8_t flags
         uint8_t kind
         uint32_t batch_rows
+
+    ctypedef struct SlotMark:
+        uint64_t cancelled
+        uint64_t begun
 
     ctypedef struct RingHeader:
         uint64_t tail

@@ -10,6 +10,7 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memset
 
 from arena cimport Arena, arena_init
+from fault cimport FAULTS_COMPILED_IN
 from layout cimport (
     ARENA_OFFSET,
     BOARD_BYTES,
@@ -27,6 +28,7 @@ from syscalls cimport file_bytes, futex_wake, map_shared, memfd_sealed, unmap_sh
 
 STATES = ("booting", "idle", "running", "loading")
 FRONTENDS_MAX = MAX_FRONTENDS
+HAS_FAULTS = bool(FAULTS_COMPILED_IN)  # a debug build, which HEADRACE_FAULT may tell to fail
 WORKERS_MAX = MAX_WORKERS
 
 cdef enum:
@@ -156,4 +158,6 @@ cdef class Board:
             "bells": load_relaxed(&page.bells),
             "copied_bytes": load_relaxed(&page.copied_bytes),
             "held_slots": load_relaxed(&page.held_slots),
+            "dropped": load_relaxed(&page.dropped),
+            "invalid_submissions": load_relaxed(&page.invalid_submissions),
         }

@@ -3,16 +3,20 @@
 # Who holds a slot.
 cdef enum:
     HOLD_EXCHANGE = 1
-    HOLD_WORKER = 2
+    HOLD_WORKER = 2     # it owes a completion
+    HOLD_VIEW = 4       # it has answered, but its model still looks at the body: it owes a RELEASE
 
 cdef struct Lease:
     void *exchange          # borrowed; NULL once nobody waits for the answer
     uint64_t request_id
-    uint32_t generation     # of the lease: raised when the slot becomes free, so that a late completion names nothing
+    uint32_t generation     # of the lease: raised when the slot becomes free, so that a late completion names nothing; it
+                            # may wrap, for the request's id is compared as well
     uint32_t exports
-    uint32_t granted_for    # slot of the request that this one was granted for; ARENA_NONE for a request's own
+    uint32_t partner        # the slot that was granted for this one's answer, or for whose answer this one was; ARENA_NONE: none
     uint16_t worker
     uint8_t holds
+    bint is_granted         # this one was granted for the answer of its partner
+    bint is_in_need         # a larger slot was asked for: once is enough
 
 cdef struct Link:
     RingPair *pair
@@ -20,8 +24,10 @@ cdef struct Link:
     RingEnd complete
     Doorbell *bell
     uint32_t outstanding    # slots that the worker holds
+    uint32_t under_way      # those of them for which it owes a completion
     uint32_t busy_at        # place in Frontend.busy while outstanding
     bint is_up
+    bint is_suspect         # it has published what names nothing
 
 
 @cython.final
@@ -49,6 +55,7 @@ cdef class Slots:
     cdef uint8_t *base
     cdef uint64_t length
     cdef uint8_t *board
+    cdef SlotMark *marks
     cdef int segment_fd
     cdef Arena arena
     cdef Lease *leases
@@ -77,6 +84,8 @@ cdef class Slots:
 
     cdef uint32_t lease(self, uint64_t needed) except? 0xfffffffe:
         """A slot, if need be at the price of warm ones of other sizes. ARENA_NONE when the arena is full."""
+        if fault_strikes(b"slot.lease"):
+            return ARENA_NONE
         cdef uint32_t slot = arena_lease(&self.arena, needed)
         if slot == ARENA_NONE and self.reclaim():
             slot = arena_lease(&self.arena, needed)
@@ -117,7 +126,8 @@ cdef class Slots:
         if slot == ARENA_NONE:
             return False
         capacity = self.slot_capacity(slot)
-        self.take_slot(exchange, slot, ARENA_NONE)
+        self.take_slot(exchange, slot)
+        self.count_held(exchange, capacity)
         exchange.slot = slot
         exchange.head_length = <uint32_t>head_length
         memcpy(self.slot_start(slot) + capacity - align64(head_length), data + head.skipped, head_length)
@@ -147,18 +157,26 @@ cdef class Slots:
         memcpy(target, self.slot_start(slot), exchange.body_length)
         memcpy(target + needed - align64(exchange.head_length),
                self.slot_start(slot) + capacity - align64(exchange.head_length), exchange.head_length)
-        self.take_slot(exchange, larger, ARENA_NONE)
+        self.take_slot(exchange, larger)
+        self.count_held(exchange, needed - capacity)
         self.exchange_let_go(slot)
         exchange.slot = larger
         self.incomplete_bytes += needed - connection.incomplete_bytes
         connection.incomplete_bytes = needed
         return True
 
-    cdef int take_slot(self, Exchange exchange, uint32_t slot, uint32_t granted_for) except -1:
+    cdef int take_slot(self, Exchange exchange, uint32_t slot) except -1:
         cdef Lease *lease = &self.leases[slot]
         lease.exchange = <void *>exchange
         lease.holds = HOLD_EXCHANGE
-        lease.granted_for = granted_for
+        lease.partner = ARENA_NONE
+        lease.is_granted = lease.is_in_need = False
+        return 0
+
+    cdef int count_held(self, Exchange exchange, uint64_t more) except -1:
+        exchange.held_bytes += more
+        if exchange.connection is not None:
+            exchange.connection.held_bytes += more
         return 0
 
     cdef int exchange_let_go(self, uint32_t slot) except -1:
@@ -172,6 +190,8 @@ cdef class Slots:
         cdef uint32_t granted = exchange.answer.slot
         exchange.slot = exchange.answer.slot = ARENA_NONE
         if own != ARENA_NONE:
+            if self.leases[own].holds & HOLD_WORKER:  # nobody waits for what it would answer
+                store_relaxed(&self.marks[own].cancelled, self.leases[own].request_id)
             self.exchange_let_go(own)
         if granted != ARENA_NONE and granted != own:
             self.exchange_let_go(granted)
@@ -181,6 +201,8 @@ cdef class Slots:
         cdef Lease *lease = &self.leases[slot]
         if lease.holds == 0 and lease.exports == 0:
             lease.generation += 1
+            if lease.partner != ARENA_NONE:
+                self.leases[lease.partner].partner = ARENA_NONE
             if not arena_release(&self.arena, slot):
                 raise AssertionError(f"slot {slot} was not leased")
         return 0
@@ -194,11 +216,20 @@ cdef class Slots:
             self.busy[self.busy_count] = worker
             self.busy_count += 1
         link.outstanding += 1
+        link.under_way += 1
+        return 0
+
+    cdef int worker_looks_on(self, Link *link, uint32_t slot) except -1:
+        """The worker has answered, and its model still has a view of the body."""
+        self.leases[slot].holds = self.leases[slot].holds & ~HOLD_WORKER | HOLD_VIEW
+        link.under_way -= 1
         return 0
 
     cdef int worker_let_go(self, Link *link, uint32_t slot) except -1:
         cdef uint32_t last
-        self.leases[slot].holds &= ~HOLD_WORKER
+        if self.leases[slot].holds & HOLD_WORKER:
+            link.under_way -= 1
+        self.leases[slot].holds &= ~(HOLD_WORKER | HOLD_VIEW)
         link.outstanding -= 1
         if link.outstanding == 0:
             self.busy_count -= 1

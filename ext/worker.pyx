@@ -25,10 +25,14 @@ from layout cimport (
     BOARD_BYTES,
     CODED_ANSWER,
     CODED_BODY,
+    MARKS_OFFSET,
+    SLOTS_MAX,
+    SUBMIT_ALONE,
     COMPLETE_DONE,
     COMPLETE_HELD,
     COMPLETE_NEED,
     COMPLETE_RELEASE,
+    ARENA_OFFSET,
     LAYOUT_MAGIC,
     LAYOUT_VERSION,
     MAX_FRONTENDS,
@@ -47,6 +51,7 @@ from layout cimport (
     Doorbell,
     RingPair,
     SegmentHeader,
+    SlotMark,
     Submission,
     WorkerPage,
     align64,
@@ -66,6 +71,7 @@ from ring cimport (
     ring_push,
     store_relaxed,
 )
+from fault cimport crash_point, fault_memcpy
 from syscalls cimport eventfd_bump, file_bytes, futex_wait, map_shared, monotonic_ns, unmap_shared
 
 cdef enum:
@@ -111,6 +117,7 @@ cdef class Segment:
     cdef SegmentHeader *header
     cdef uint8_t *base
     cdef uint8_t *bodies
+    cdef SlotMark *marks
     cdef uint64_t length
     cdef RingEnd submit
     cdef RingEnd complete
@@ -132,6 +139,7 @@ cdef class Segment:
         if (self.header.magic != LAYOUT_MAGIC or self.header.version != LAYOUT_VERSION
                 or self.header.segment_bytes != self.length or self.header.frontend != frontend):
             raise ValueError(f"not the segment of frontend {frontend}: the processes come from different builds")
+        self.marks = <SlotMark *>(self.base + MARKS_OFFSET)
         cdef RingPair *pair = <RingPair *>(self.base + RINGS_OFFSET) + worker
         ring_attach(&self.submit, &pair.submit, &pair.submissions[0], False)
         ring_attach(&self.complete, &pair.complete, &pair.completions[0], True)
@@ -179,23 +187,30 @@ cdef class SlotBody:
         self.exports += 1
 
     def __releasebuffer__(self, Py_buffer *view):
+        self.let_go()
+
+    cdef int let_go(self) except -1:
         self.exports -= 1
         if self.exports == 0 and self.held:
             self.held = False
             self.segment.push(&self.release)
+        return 0
 
 
 @cython.final
 cdef class SlotRoom:
     """Writable memory behind a request's body, where its answer may be made in place."""
 
-    cdef Segment segment
-    cdef Request request
+    cdef SlotBody body  # whose slot this is: a view of the room keeps it as one of the body does
     cdef uint8_t *start
     cdef Py_ssize_t length
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         PyBuffer_FillInfo(view, self, self.start, self.length, False, flags)
+        self.body.exports += 1
+
+    def __releasebuffer__(self, Py_buffer *view):
+        self.body.let_go()
 
 
 @cython.final
@@ -223,16 +238,19 @@ cdef class Request:
         """
         if self.view is None:
             self.check_alive()
-            if self.slot_body is None:
-                self.slot_body = SlotBody.__new__(SlotBody)
-                self.slot_body.segment = self.segment
-                self.slot_body.start = self.segment.bodies + <uint64_t>self.entry.offset64 * 64
-                self.slot_body.length = self.entry.body_length
-            view = memoryview(self.slot_body)
+            view = memoryview(self.hold())
             if self.is_coded():
                 view = memoryview(self.port.codings.decode(view, self.coding(b"content-encoding")))
             self.view = view
         return self.view
+
+    cdef SlotBody hold(self):
+        if self.slot_body is None:
+            self.slot_body = SlotBody.__new__(SlotBody)
+            self.slot_body.segment = self.segment
+            self.slot_body.start = self.segment.bodies + <uint64_t>self.entry.offset64 * 64
+            self.slot_body.length = self.entry.body_length
+        return self.slot_body
 
     cdef int check_alive(self) except -1:
         """The slot is this request's until the answer is published, and as long as a view is held."""
@@ -298,6 +316,36 @@ cdef class Request:
         """Seconds until the deadline; negative when it has passed."""
         return (<int64_t>self.entry.deadline_ns - <int64_t>monotonic_ns()) / 1e9
 
+    @property
+    def is_abandoned(self):
+        """Whether nobody waits for the answer any more: the client is gone, or the deadline has passed."""
+        return (load_relaxed(&self.segment.marks[self.entry.slot].cancelled) == self.entry.request_id
+                or monotonic_ns() > self.entry.deadline_ns)
+
+    cdef bint begin(self, uint64_t now_ns) except -1:
+        """Marks the request as begun. False when nobody waits for it any more: then it is given back at once."""
+        cdef SlotMark *mark = &self.segment.marks[self.entry.slot]
+        if load_relaxed(&mark.cancelled) == self.entry.request_id:
+            self.give_back(503)
+        elif self.entry.deadline_ns < now_ns:
+            self.fail(TimeoutError())
+        else:
+            store_relaxed(&mark.begun, self.entry.request_id)
+            return True
+        self.port.page.dropped += 1
+        self.port.ring(self.segment)
+        return False
+
+    cdef int give_back(self, unsigned int status) except -1:
+        """An answer without a body, for which not a byte of the slot is touched."""
+        memset(&self.answer, 0, sizeof(Completion))
+        self.answer.request_id = self.entry.request_id
+        self.answer.slot = self.entry.slot
+        self.answer.generation = self.entry.generation
+        self.answer.status = status
+        self.answered = True
+        return self.publish()
+
     cdef bytes head(self):
         self.check_alive()
         cdef uint64_t start = (<uint64_t>self.entry.offset64 + self.entry.capacity64) * 64 - align64(self.entry.head_length)
@@ -339,11 +387,11 @@ cdef class Request:
 
     def response_buffer(self, Py_ssize_t length):
         """Writable memory of `length` bytes in the request's slot, to make the answer in place; None when it has no room."""
+        self.check_alive()
         if length < 0 or self.room_start() + <uint64_t>length > self.room_end():
             return None
         cdef SlotRoom room = SlotRoom.__new__(SlotRoom)
-        room.segment = self.segment
-        room.request = self
+        room.body = self.hold()
         room.start = self.segment.base + <uint64_t>self.entry.offset64 * 64 + self.room_start()
         room.length = length
         return memoryview(room)
@@ -411,7 +459,7 @@ cdef class Request:
                 return
             memcpy(self.segment.base + slot + fields_at, PyBytes_AS_STRING(fields), fields_length)
             if data != self.segment.base + slot + body_at and data != self.segment.bodies + slot + body_at:
-                memcpy(self.segment.base + slot + body_at, data, length)
+                fault_memcpy(b"worker.mid_write", self.segment.base + slot + body_at, data, length)
                 self.port.page.copied_bytes += length
             answer.offset = <uint32_t>fields_at
             answer.body_offset = <uint32_t>body_at
@@ -446,6 +494,7 @@ cdef class Request:
             self.slot_body.held = True
             self.port.page.held_slots += 1
         self.published = True
+        crash_point(b"worker.before_publish")
         self.segment.push(&self.answer)
         return 0
 
@@ -651,23 +700,30 @@ cdef class Port:
             segment = found
             if segment.backlog:
                 segment.flush_backlog()
+            if not ring_is_empty(&segment.submit):
+                crash_point(b"worker.before_take")
             while ring_pop(&segment.submit, &entry):
                 self.accept(segment, &entry)
         return 0
 
     cdef int accept(self, Segment segment, Submission *entry) except -1:
+        """Queues a request, or uses a grant. What cannot be right is given back untouched: any process that maps the segment
+        may have spoilt the entry, and the other requests here are none the worse for it."""
         cdef uint64_t capacity = <uint64_t>entry.capacity64 * 64
-        if <uint64_t>entry.offset64 * 64 + capacity > segment.length:
-            raise ValueError("a submission names a slot outside its segment")
-        if entry.op == SUBMIT_GRANT:
-            self.use_room(segment, entry)
-            return 0
-        if entry.op != SUBMIT_RUN or align64(entry.body_length) + align64(entry.head_length) > capacity:
-            raise ValueError("a submission names more bytes than its slot has")
+        cdef uint64_t start = <uint64_t>entry.offset64 * 64
         cdef Request request = Request.__new__(Request)
         request.port = self
         request.segment = segment
         request.entry = entry[0]
+        if entry.op == SUBMIT_GRANT and self.use_room(request):
+            return 0
+        if (entry.op != SUBMIT_RUN or start < ARENA_OFFSET or start + capacity > segment.length or entry.slot >= SLOTS_MAX
+                or align64(entry.body_length) + align64(entry.head_length) > capacity):
+            self.page.invalid_submissions += 1
+            request.give_back(500)
+            self.ring(segment)
+            return 0
+        crash_point(b"worker.after_take")
         self.page.requests += 1
         if self.waiting_from_ns:
             self.learn_gap(entry.arrival_ns)
@@ -733,7 +789,7 @@ cdef class Port:
                 return None
 
     cdef list form(self, ModelQueue queue):
-        """A batch of what waits, by the queue's limits; empty when all that waited had passed its deadline."""
+        """A batch of what waits, by the queue's limits; empty when nobody waited for any of it any more."""
         cdef list batch = []
         cdef Request head
         cdef uint64_t room = queue.most_bytes
@@ -741,16 +797,17 @@ cdef class Port:
         self.started_ns = monotonic_ns()
         while queue.waiting and <Py_ssize_t>len(batch) < queue.most:
             head = queue.waiting[0]
-            if head.entry.body_length > room and batch:
+            if batch and (head.entry.body_length > room or head.entry.flags & SUBMIT_ALONE):
                 break
             queue.pop()
-            if head.entry.deadline_ns < self.started_ns:
-                head.fail(TimeoutError())
-                self.ring(head.segment)
+            if not head.begin(self.started_ns):
                 continue
             batch.append(head)
             room -= min(room, <uint64_t>head.entry.body_length)
+            if head.entry.flags & SUBMIT_ALONE:
+                break
         if batch:
+            crash_point(b"worker.begun")
             self.page.batches += 1
             self.batch_rows = <uint32_t>len(batch)
             self.running = queue
@@ -814,42 +871,42 @@ cdef class Port:
         request.segment.push(&need)
         return 0
 
-    cdef int use_room(self, Segment segment, Submission *grant) except -1:
-        """The frontend granted a slot for an answer that waited, or refused one (capacity 0)."""
-        found = self.in_need.pop((id(segment), grant.request_id), None)
+    cdef bint use_room(self, Request grant) except -1:
+        """The frontend granted a slot for an answer that waited, or refused one (capacity 0). False when no answer waits for it:
+        then it is to be given back."""
+        cdef Segment segment = grant.segment
+        cdef uint64_t capacity = <uint64_t>grant.entry.capacity64 * 64
+        cdef uint64_t base = <uint64_t>grant.entry.offset64 * 64
+        found = self.in_need.pop((id(segment), grant.entry.request_id), None)
         if found is None:
-            return 0
+            return capacity == 0
         cdef Request request = found[0]
         cdef object body = found[1]
         cdef bytes fields = found[2]
-        found = None
-        cdef uint64_t base = <uint64_t>grant.offset64 * 64
         cdef uint64_t body_at = align64(<uint64_t>len(fields))
-        cdef Py_buffer view
         cdef Completion *answer = &request.answer
-        if grant.capacity64 == 0:
+        cdef bint fits = base >= ARENA_OFFSET and base + capacity <= segment.length and body_at + answer.body_length <= capacity
+        cdef Py_buffer view
+        found = None
+        if not fits:
             body = fields = None
             request.answered = False
             request.fail(BufferError())
             self.ring(segment)
-            return 0
+            return True
         PyObject_GetBuffer(body, &view, PyBUF_SIMPLE)
-        try:
-            if body_at + <uint64_t>view.len > <uint64_t>grant.capacity64 * 64:
-                raise ValueError("a granted slot is smaller than what was asked for")
-            memcpy(segment.base + base, PyBytes_AS_STRING(fields), len(fields))
-            memcpy(segment.base + base + body_at, view.buf, view.len)
-            self.page.copied_bytes += <uint64_t>view.len
-        finally:
-            PyBuffer_Release(&view)
+        memcpy(segment.base + base, PyBytes_AS_STRING(fields), len(fields))
+        memcpy(segment.base + base + body_at, view.buf, answer.body_length)
+        self.page.copied_bytes += answer.body_length
+        PyBuffer_Release(&view)
         body = None
-        answer.slot = grant.slot
-        answer.generation = grant.generation
+        answer.slot = grant.entry.slot
+        answer.generation = grant.entry.generation
         answer.offset = 0
         answer.body_offset = <uint32_t>body_at
         request.publish()
         self.ring(segment)
-        return 0
+        return True
 
     cdef int learn_gap(self, uint64_t arrival_ns) except -1:
         """Takes note how long after the beginning of a wait the next request came; how late we woke up is no matter."""

@@ -13,6 +13,9 @@ class Frontend:
     is_draining: bool
     accepted: int
     overloaded: int
+    abandoned: int
+    redelivered: int
+    timed_out: int
     parks: int
     polls: int
     invalid_completions: int
@@ -27,6 +30,7 @@ class Frontend:
         limits: dict[str, int],
         render_error: Callable[[int, str], bytes],
         ask: Callable[[Exchange, str, str, str, str, bytes, int], None],
+        on_suspect: Callable[[int], None],
     ) -> None: ...
     def protocol(self, surfaces: int) -> Connection: ...
     def set_surroundings(self, cache: bytes, origin: bytes, preflight: bytes | None, execution_text: bytes) -> None: ...

@@ -2,6 +2,7 @@ from typing import Any
 
 STATES: tuple[str, ...]
 FRONTENDS_MAX: int
+HAS_FAULTS: bool
 WORKERS_MAX: int
 
 def largest_slot(max_request: int, max_response: int) -> int: ...

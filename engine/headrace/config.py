@@ -26,10 +26,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headrace import log, machine, parsers, units
+from headrace._memory import HAS_FAULTS
 from headrace.errors import ConfigError
 
 PREFIX = "HEADRACE_"
-FOREIGN = frozenset({"HEADRACE_BUILD"})  # read by setup.py
+FOREIGN = frozenset({"HEADRACE_BUILD"} | ({"HEADRACE_FAULT"} if HAS_FAULTS else set()))  # setup.py, ext/fault.h
 SAGEMAKER_MARKERS = (
     "SAGEMAKER_MULTI_MODEL",
     "SAGEMAKER_BIND_TO_PORT",
@@ -199,8 +200,23 @@ class Config:
         2 * _GIB,
     )
     queue: int = knob(1000, "waiting requests per model; past that 503", "QUEUE", "int", 1, 1_000_000)
-    timeout_ms: int = knob(60_000, "a request's deadline", "TIMEOUT", "seconds", 1, 8760 * _HOUR_MS)
-    retries: int = knob(1, "redeliveries of a request whose worker died while running it", "RETRIES", "int", 0, 10)
+    queue_total: int = knob(
+        10_000,
+        "waiting requests of all models together, per frontend; past that 503",
+        "QUEUE_TOTAL",
+        "int",
+        1,
+        10_000_000,
+    )
+    timeout_ms: int = knob(
+        60_000,
+        "a request's deadline; its `X-Headrace-Timeout-Ms` shortens it",
+        "TIMEOUT",
+        "seconds",
+        1,
+        8760 * _HOUR_MS,
+    )
+    retries: int = knob(1, "redeliveries of a request whose worker died after it had begun it", "RETRIES", "int", 0, 10)
     unload_timeout_ms: int = knob(
         120_000,
         "time that an unloaded model's running requests get; then its worker is ended",
@@ -234,6 +250,15 @@ class Config:
     body_timeout_ms: int = knob(
         30_000, "time without progress of a request body", "BODY_TIMEOUT", "seconds", 1, _HOUR_MS
     )
+    min_rate: int = knob(
+        240,
+        "bytes per second that a body must bring, and an unread answer lose, on average over its time-out; 0 = any "
+        "progress will do",
+        "MIN_RATE",
+        "int",
+        0,
+        1 << 30,
+    )
     idle_timeout_ms: int = knob(
         75_000, "time that an idle connection is kept open", "IDLE_TIMEOUT", "seconds", 1, 24 * _HOUR_MS
     )
@@ -246,7 +271,12 @@ class Config:
         _HOUR_MS,
     )
     max_connections: int = knob(
-        10_000, "open connections per frontend; past that new ones are closed", "MAX_CONNECTIONS", "int", 1, 1_000_000
+        10_000,
+        "open connections per frontend; new ones past that get 503 and are closed",
+        "MAX_CONNECTIONS",
+        "int",
+        1,
+        1_000_000,
     )
     spin_us: int = knob(
         _SPIN_US,

@@ -67,6 +67,8 @@ class Frontend:
                 "max_request": config.max_request_bytes,
                 "max_response": config.max_response_bytes,
                 "max_connections": config.max_connections,
+                "queue_total": config.queue_total,
+                "min_rate": config.min_rate,
                 "retries": config.retries,
                 "header_timeout_ms": config.header_timeout_ms,
                 "body_timeout_ms": config.body_timeout_ms,
@@ -76,6 +78,7 @@ class Frontend:
             },
             render_error,
             self.ask,
+            lambda worker: channel.send({"op": "suspect", "worker": worker}),
         )
         self.path.set_surroundings(
             surroundings.CACHE_FIELDS,

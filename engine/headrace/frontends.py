@@ -58,6 +58,7 @@ class Frontends:
         on_fatal: Callable[[str], None],
     ) -> None:
         self.live: dict[int, Frontend] = {}
+        self.on_suspect: Callable[[int], None] = lambda worker: None  # a worker publishes what names nothing
         self._config = config
         self._board_fd = board_fd
         self._listeners = listeners
@@ -224,6 +225,9 @@ class Frontends:
             frontend.ready.set()
         elif message["op"] == "manage":
             self._run(self._answer(frontend, message))
+        elif message["op"] == "suspect":
+            _log.error("worker.suspect", worker=message["worker"], why="its completions name nothing that it was given")
+            self.on_suspect(message["worker"])
         else:
             _log.error("control.unknown", frontend=frontend.index, op=message["op"])
 

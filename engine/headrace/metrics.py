@@ -13,6 +13,9 @@ _FRONTEND = {
     "accepted": ("headrace_accepted_connections_total", "connections accepted"),
     "unanswered": ("headrace_unanswered_requests", "requests under way"),
     "overloaded": ("headrace_overloaded_total", "requests refused because a queue or the arena was full"),
+    "abandoned": ("headrace_abandoned_total", "requests whose client was gone before they were answered"),
+    "timed_out": ("headrace_timed_out_total", "requests answered 504 at their deadline"),
+    "redelivered": ("headrace_redelivered_total", "deliveries of requests whose worker had died"),
     "invalid_completions": ("headrace_invalid_completions_total", "answers of workers that named no request under way"),
     "slots_leased": ("headrace_slots_leased", "slots of the arena in use"),
     "arena_committed_bytes": ("headrace_arena_committed_bytes", "bytes of the arena that have pages"),
@@ -29,6 +32,11 @@ _WORKER = {
     "parks": ("headrace_worker_parks_total", "waits for requests that went to sleep"),
     "bells": ("headrace_worker_bells_total", "system calls made to wake a frontend"),
     "copied_bytes": ("headrace_worker_copied_bytes_total", "bytes of answers copied into slots"),
+    "dropped": ("headrace_worker_dropped_total", "requests not begun, since nobody waited for them any more"),
+    "invalid_submissions": (
+        "headrace_worker_invalid_submissions_total",
+        "entries of frontends that named no slot, or nothing that was waited for",
+    ),
     "held_slots": ("headrace_worker_held_slots_total", "answers sent while the model still held a view of the request"),
 }
 

@@ -62,6 +62,10 @@ class Request(Protocol):
     def time_left(self) -> float:
         """Seconds until the deadline; negative when it has passed."""
 
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether nobody waits for the answer any more: the client is gone, or the deadline has passed."""
+
     def json(self) -> Any:
         """The body as JSON. ValueError when it is none."""
 

@@ -93,6 +93,7 @@ class Supervisor:
         self._workers = Workers(
             config, board, self._nursery, self._reaper, self._plan, self._frontends, self._tell_health, self._fail
         )
+        self._frontends.on_suspect = lambda worker: self._workers.kill([self._workers.by_index[worker]])
         self._archives = Archives(self._reaper)
         self._deployment = Deployment(config, self._registry, self._workers, self._frontends, self._archives)
         self._workers.on_up, self._workers.on_down = self._deployment.restore, self._deployment.take_down
