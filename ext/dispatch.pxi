@@ -279,7 +279,9 @@ cdef class Dispatch(Slots):
     cdef int learn_room(self, Exchange exchange) except -1:
         """Sets room aside for answers as large as this model's have been, so that they fit behind the body."""
         cdef Route route = exchange.route
-        cdef uint64_t used = align64(exchange.answer.fields_length) + align64(exchange.answer.body_length)
+        cdef uint64_t used = align64(exchange.answer.fields_length)
+        if exchange.answer.slot != exchange.slot or exchange.answer.body_offset >= exchange.body_length:
+            used += align64(exchange.answer.body_length)  # else it is the body itself, or a part of it
         if used > route.room:
             route.room = <uint32_t>min(used, <uint64_t>ROOM_MOST)
         elif used < route.room // 4 and route.room > ROOM_LEAST:

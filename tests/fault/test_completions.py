@@ -116,7 +116,7 @@ def test_should_answer_500_for_an_answer_that_cannot_be_sent(scene, change):
         b"x: a",
         b"x: a\r\n\r\n",
         b"no colon\r\n",
-        b": empty name\r\n",
+        b"x: a\r\n: empty name\r\n",
         b"two words: a\r\n",
         b"x: \0\r\n",
         b"content-length: 0\r\n",

@@ -1,0 +1,141 @@
+"""No slot to be had, bodies that trickle, answers that are due: who waits, for how long, and what is answered then."""
+
+import time
+
+import pytest
+from rig import MIB, Client, Rig, rigged, wait_until
+
+LARGE = b"l" * 400_000
+
+
+def scarce(**limits: int):
+    """A rig whose arena holds two large bodies."""
+    return rigged(arena_bytes=MIB, max_request=500_000, max_response=500_000, **limits)
+
+
+def fill(rig: Rig):
+    """Takes the whole arena: clients that wait for their answers, with what the worker was given."""
+    taken = []
+    for _ in range(2):
+        client = rig.connect().post(LARGE)
+        taken.append((client, rig.peers[0].take()))
+    return taken
+
+
+def starving(rig: Rig, client: Client) -> Client:
+    """Has the client send what there is no room for, and waits until the frontend knows."""
+    before = rig.stats()["arena_exhausted"]
+    client.post(LARGE)
+    wait_until(lambda: rig.stats()["arena_exhausted"] > before, "there was room")
+    return client
+
+
+def test_should_stop_reading_until_a_slot_is_free():
+    with scarce() as rig:
+        (first, entry), (second, other) = fill(rig)
+        waiting = starving(rig, rig.connect())
+        assert rig.peers[0].waiting() == 0
+        rig.peers[0].echo(entry)
+        assert first.answer()[2] == LARGE
+        late = rig.peers[0].take()
+        assert rig.peers[0].body(late) == LARGE
+        rig.peers[0].echo(late)
+        rig.peers[0].echo(other)
+        assert [waiting.answer()[2], second.answer()[2]] == [LARGE, LARGE]
+
+
+def test_should_answer_503_with_retry_after_when_no_slot_came_in_time():
+    with scarce(body_timeout_ms=100) as rig:
+        taken = fill(rig)
+        status, fields, body = starving(rig, rig.connect()).answer()
+        assert (status, fields["connection"]) == (503, "close")
+        assert 1 <= int(fields["retry-after"]) <= 30
+        assert b"HEADRACE_ARENA" in body
+        for client, entry in taken:
+            rig.peers[0].echo(entry)
+            assert client.answer()[2] == LARGE
+
+
+def test_should_answer_once_what_starves_behind_an_unanswered_request():
+    """It was answered again in every sweep, for as long as the one before it took."""
+    with scarce(body_timeout_ms=100) as rig:
+        client = rig.connect().post(b"first")
+        first = rig.peers[0].take()
+        taken = fill(rig)
+        starving(rig, client)
+        wait_until(lambda: rig.stats()["overloaded"] == 1, "not given up")
+        sweeps = rig.stats()["polls"]
+        end = time.monotonic() + 0.3  # a dozen sweeps
+        wait_until(lambda: time.monotonic() > end, f"{sweeps}")
+        assert rig.stats()["unanswered"] == 4
+        rig.peers[0].echo(first)
+        assert client.answer()[::2] == (200, b"first")
+        assert client.answer()[0] == 503
+        assert client.ends()
+        for other, entry in taken:
+            rig.peers[0].echo(entry)
+            assert other.answer()[2] == LARGE
+
+
+def test_should_end_a_body_that_comes_too_slowly_although_it_never_stops():
+    with rigged(body_timeout_ms=200, min_rate=1000) as rig:
+        client = rig.connect().send(b"POST /models/m/invoke HTTP/1.1\r\nhost: t\r\ncontent-length: 100000\r\n\r\n")
+        client.sock.settimeout(0.02)
+        for _ in range(1500):  # 50 bytes a second, for half a minute at most
+            client.send(b"x")
+            try:
+                if client.fill():
+                    break
+            except TimeoutError:
+                pass
+        client.sock.settimeout(30)
+        status, _, body = client.answer()
+        assert (status, b"HEADRACE_MIN_RATE" in body) == (408, True)
+
+
+def test_should_take_a_long_body_that_comes_slowly_and_steadily():
+    with rigged(body_timeout_ms=1000, min_rate=1000) as rig:
+        client = rig.connect().send(b"POST /models/m/invoke HTTP/1.1\r\nhost: t\r\ncontent-length: 35000\r\n\r\n")
+        for _ in range(70):  # 25,000 bytes a second for longer than the time-out
+            client.send(b"y" * 500)
+            time.sleep(0.02)
+        rig.peers[0].echo(rig.peers[0].take())
+        assert client.answer()[2] == b"y" * 35_000
+
+
+@pytest.mark.parametrize("rest", [b"content-length: 100\r\n\r\nabc", b"content-length: 9\r\n\r\n"])
+def test_should_answer_a_request_once_though_its_discarded_body_never_ends(rest):
+    with rigged(body_timeout_ms=100) as rig:
+        client = rig.connect().send(b"POST /models/none/invoke HTTP/1.1\r\nhost: t\r\n" + rest)
+        assert client.answer()[0] == 404
+        assert client.ends()
+
+
+def test_should_read_no_further_while_one_connection_holds_many_bytes():
+    with rigged(arena_bytes=64 * MIB) as rig:
+        client = rig.connect()
+        client.sock.settimeout(0.5)
+        raw = b"POST /models/m/invoke HTTP/1.1\r\nhost: t\r\ncontent-length: 900000\r\n\r\n" + b"p" * 900_000
+        with pytest.raises(TimeoutError):  # 4 MiB of slots, and what the kernel keeps
+            client.sock.sendall(raw * 100)
+        assert rig.peers[0].waiting() <= 6
+        client.reset()
+        for _ in range(rig.peers[0].waiting()):
+            rig.peers[0].publish(rig.peers[0].take())
+
+
+def test_should_answer_what_was_asked_before_it_drains_and_nothing_behind_it():
+    with rigged() as rig:
+        client = rig.connect().post(b"1").post(b"2")
+        entries = [rig.peers[0].take() for _ in range(2)]
+        # The data path is told to end; a new one would serve the check.
+        rig.call(rig.path.drain_connections)
+        client.post(b"3")
+        for entry in entries:
+            rig.peers[0].echo(entry)
+        assert client.answer()[2] == b"1"
+        status, fields, body = client.answer()
+        assert (status, fields["connection"], body) == (200, "close", b"2")
+        assert client.ends()
+        assert rig.stats()["slots_leased"] == 0
+        rig.is_drained = True
