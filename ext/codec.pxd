@@ -1,14 +1,17 @@
-# numbers.h, rows.h, json_rows.h, csv_rows.h, text.h and npy.h for Cython.
+# numbers.h, shortest.h, rows.h, json_rows.h, csv_rows.h, text.h and npy.h for Cython.
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 cdef extern from "numbers.h" nogil:
     enum:
-        NUMBER_ROOM
         POWER_MIN
         POWER_MAX
 
     void numbers_set_power(int k, uint64_t high, uint64_t low)
     bint numbers_start()
+
+cdef extern from "shortest.h" nogil:
+    enum:
+        NUMBER_ROOM
 
 cdef extern from "rows.h" nogil:
     enum:

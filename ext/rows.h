@@ -13,7 +13,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-#include "numbers.h"
+#include "decimal.h"
 
 #define ROWS_ALIGN 64u
 #define ROWS_FIRST_BYTES 16384u /* of the first block */

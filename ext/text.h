@@ -7,7 +7,7 @@
 #ifndef HEADRACE_TEXT_H
 #define HEADRACE_TEXT_H
 
-#include "numbers.h"
+#include "shortest.h"
 
 #define TEXT_LEVELS 64u /* the most dimensions that a numpy array has */
 
