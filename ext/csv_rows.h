@@ -91,23 +91,6 @@ HOT const uint8_t *csv_field(Decoder *d, const uint8_t *p, CsvPlace at, const in
     return p;
 }
 
-/* Whether a line holds a field that is no number. */
-static bool csv_is_header(const uint8_t *p, const uint8_t *end) {
-    for (;; p++) {
-        p = csv_blank(p, end);
-        const bool quoted = p < end && *p == '"';
-        if (quoted) p = csv_blank(p + 1, end);
-        Decimal number;
-        double value;
-        const uint8_t *stop = decimal_look(p, end, false, &number) ? number.stop : csv_special(p, end, &value);
-        if (!stop) return true;
-        p = csv_blank(stop, end);
-        if (quoted && p < end && *p == '"') p = csv_blank(p + 1, end);
-        if (!csv_ends_field(p, end)) return true;
-        if (p >= end || *p != ',') return false;
-    }
-}
-
 HOT int csv_decode_of(Decoder *d, const bool header, const int kind) {
     const uint8_t *p = d->start, *const end = d->end;
     CsvPlace at = {1, 1};
@@ -121,7 +104,7 @@ HOT int csv_decode_of(Decoder *d, const bool header, const int kind) {
             p = text + 1 + (*text == '\r');
             continue;
         }
-        if (first && header && csv_is_header(p, end)) {
+        if (first && header) {
             first = false;
             while (p < end && *p != '\n') p++;
             p += p < end;
@@ -155,8 +138,8 @@ HOT int csv_decode_of(Decoder *d, const bool header, const int kind) {
     return ROWS_OK;
 }
 
-/* Decodes a whole body into rows x columns. header: a first line that holds anything but numbers is skipped. Returns ROWS_*.
- */
+/* Decodes a whole body into rows x columns. header: the first line that is not blank holds names and is skipped. Returns
+ * ROWS_*. */
 static inline int csv_decode(Decoder *d, bool header) {
     switch (d->kind) {
     case KIND_FLOAT32: return csv_decode_of(d, header, KIND_FLOAT32);

@@ -29,6 +29,7 @@ from headrace.errors import (
 )
 from headrace.model import Model
 from headrace.model_settings import ModelSettings
+from headrace.multipart import parameter
 from headrace.namespace import Canary, Isolation
 from headrace.npz import pick_array, read_npz
 from headrace.request import Request
@@ -210,7 +211,7 @@ class NativeServable:
             except _codec.NotNumbers as fault:
                 return buffer.append_array(self._read_values(request, fault))
         if kind == media.CSV:
-            return buffer.append_csv(request.body)
+            return buffer.append_csv(request.body, _has_header(request.content_type))
         return buffer.append_array(self._view(request))
 
     def _view(self, request: Request) -> Array:
@@ -360,6 +361,11 @@ class NativeServable:
                 else:
                     request.fail(HeadraceError(f"internal error in model {self.name}, request {request.id}"))
         exc.__traceback__ = None  # a model may keep the exception, and would keep its arrays on shared memory with it
+
+
+def _has_header(content_type: str) -> bool:
+    """Whether text/csv says `header=present` (RFC 4180, 3); without it every line is a row."""
+    return "header" in content_type.lower() and (parameter(content_type, "header") or "").lower() == "present"
 
 
 def _dtype(value: Any, model: type[Model]) -> np.dtype[Any]:

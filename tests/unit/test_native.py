@@ -81,6 +81,7 @@ def calls(servable):
         ([[1, 2], [3, 4.5]], "application/json"),
         ({"signature_name": "x", "instances": [["1", 2], [True, 6.5]]}, "application/json"),
         (b"1,2\n3,4.5\n", "text/csv"),
+        (b"2019,2020\n1,2\n3,4.5\n", "text/csv; charset=utf-8; Header=present"),
         (npy(np.array([[1, 2], [3, 4.5]], "f4")), "application/x-npy"),
         (npy(np.array([[1, 2], [3, 4.5]], "f8")), "application/x-npy"),
         (np.array([[1, 2], [3, 4.5]], "f4").tobytes(), "application/octet-stream"),
