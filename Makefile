@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := setup.py pyproject.toml engine/headrace/__init__.py $(wildcard ext/*.pyx ext/*.pxi ext/*.pxd ext/*.h)
 
-.PHONY: help run test test-all test-debug test-sanitized test-lowest test-frameworks lint types bench bench-micro digits dist docker-rehearsal parity clean
+.PHONY: help run test test-all test-debug test-sanitized test-lowest test-frameworks lint types bench bench-micro bench-codecs fuzz-codecs digits dist docker-rehearsal parity clean
 .DEFAULT_GOAL := help
 
 help:
@@ -29,6 +29,8 @@ help:
 	@echo "make types             mypy alone"
 	@echo "make bench             the overhead scenario against the yardsticks (needs wrk)"
 	@echo "make bench-micro       parser, codecs and rings by themselves"
+	@echo "make bench-codecs      the codecs beside orjson, numpy and pandas, into bench/results/codecs.json"
+	@echo "make fuzz-codecs       some ten million mutated bodies through the codecs, under ASan and UBSan (gcc)"
 	@echo "make digits            train the bundled digits model again"
 	@echo "make parity            the same requests to the real Multi Model Server and to Headrace (needs Java)"
 	@echo "make dist              sdist and wheel in dist/"
@@ -125,6 +127,13 @@ parity: $(VENV)/.installed-test
 	$(PYTHON) -m venv .venv-original
 	.venv-original/bin/python -m pip install --quiet --disable-pip-version-check 'multi-model-server==1.1.11'
 	$(BIN)/python -m bench.parity .venv-original/bin/multi-model-server --write docs/parity.md
+
+bench-codecs: $(VENV)/.installed-test
+	$(PIP) install --editable '.[bench]'
+	$(BIN)/python -m bench.codecs $(ARGS)
+
+fuzz-codecs: $(VENV)/.installed-test
+	CODEC_FUZZ_ROUNDS=250000 $(BIN)/python -m pytest tests/unit/test_codec_sanitized.py $(ARGS)
 
 digits: $(VENV)/.installed-test
 	$(PIP) install '.[train]'
