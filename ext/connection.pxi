@@ -428,6 +428,7 @@ cdef class Connection:
         if self.sink == TO_SLOT:
             memcpy(self.frontend.slot_start(self.filling.slot) + self.filling.body_length, data, length)
             self.filling.body_length += <uint32_t>length
+            self.frontend.copied_bytes += length
         elif self.sink == TO_BYTES:
             self.collected.extend((<const char *>data)[:length])
         return 0
@@ -575,6 +576,7 @@ cdef class Connection:
             if body_length <= COPY_MOST:
                 memcpy(out + filled, body, body_length)
                 filled += body_length
+                frontend.copied_bytes += body_length
             else:
                 self.send_with_body(out, filled, exchange, body, body_length)
                 filled = 0

@@ -551,4 +551,5 @@ cdef class Frontend(Dispatch):
             "incomplete_bytes": self.incomplete_bytes,
             "polls": self.polls,
             "parks": self.parks,
+            "copied_bytes": self.copied_bytes,
         }

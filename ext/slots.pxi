@@ -65,6 +65,7 @@ cdef class Slots:
     cdef HttpHead head              # the one that was parsed last
     cdef uint64_t max_request
     cdef uint64_t incomplete_bytes  # slots whose bodies are still arriving
+    cdef uint64_t copied_bytes      # of bodies and answers, in user space
     cdef uint64_t incomplete_most
 
     def __dealloc__(self):
@@ -155,6 +156,7 @@ cdef class Slots:
         needed = self.slot_capacity(larger)
         target = self.slot_start(larger)
         memcpy(target, self.slot_start(slot), exchange.body_length)
+        self.copied_bytes += exchange.body_length
         memcpy(target + needed - align64(exchange.head_length),
                self.slot_start(slot) + capacity - align64(exchange.head_length), exchange.head_length)
         self.take_slot(exchange, larger)

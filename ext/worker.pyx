@@ -379,6 +379,10 @@ cdef class Request:
         """The body as an array, by its content type and the model's dtype and shape."""
         return self.servable.decode(self)
 
+    def count_copy(self, uint64_t length):
+        """Adds to the worker's count of bytes that were copied in user space."""
+        self.port.page.copied_bytes += length
+
     cdef uint64_t room_start(self):
         return align64(self.entry.body_length)
 

@@ -246,6 +246,7 @@ def decode_inputs(request: Request, decode: bool) -> tuple[dict[str, Any], dict[
         inputs.update(parse_urlencoded(bytes(request.body)))
     else:
         body = bytearray(request.body)
+        request.count_copy(len(body))
         content_type = request.content_type
         inputs["body"] = _decoded(body, content_type) if decode and body else body
         if content_type:

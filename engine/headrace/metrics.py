@@ -22,6 +22,10 @@ _FRONTEND = {
     "arena_exhausted": ("headrace_arena_exhausted_total", "times that no slot was free"),
     "incomplete_bytes": ("headrace_arena_incomplete_bytes", "slots whose bodies are still arriving"),
     "polls": ("headrace_frontend_polls_total", "looks at the completion rings"),
+    "copied_bytes": (
+        "headrace_frontend_copied_bytes_total",
+        "bytes of bodies copied: out of the read buffer, small answers behind their heads",
+    ),
     "parks": ("headrace_frontend_parks_total", "waits for completions that went to sleep"),
 }
 # What Board.page() gives for a worker.
@@ -31,7 +35,10 @@ _WORKER = {
     "spins": ("headrace_worker_spins_total", "waits for requests that ended while spinning"),
     "parks": ("headrace_worker_parks_total", "waits for requests that went to sleep"),
     "bells": ("headrace_worker_bells_total", "system calls made to wake a frontend"),
-    "copied_bytes": ("headrace_worker_copied_bytes_total", "bytes of answers copied into slots"),
+    "copied_bytes": (
+        "headrace_worker_copied_bytes_total",
+        "bytes copied: answers into slots, arrays into batches, bodies for handlers",
+    ),
     "dropped": ("headrace_worker_dropped_total", "requests not begun, since nobody waited for them any more"),
     "invalid_submissions": (
         "headrace_worker_invalid_submissions_total",

@@ -212,7 +212,10 @@ class NativeServable:
                 return buffer.append_array(self._read_values(request, fault))
         if kind == media.CSV:
             return buffer.append_csv(request.body, _has_header(request.content_type))
-        return buffer.append_array(self._view(request))
+        x = self._view(request)
+        rows = buffer.append_array(x)
+        request.count_copy(x.size * self._dtype.itemsize)
+        return rows
 
     def _view(self, request: Request) -> Array:
         """The numbers of an npy, npz or raw body, read-only and where they lie if they can be."""

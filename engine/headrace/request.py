@@ -72,6 +72,9 @@ class Request(Protocol):
     def array(self) -> "npt.NDArray[Any]":
         """The body as rows of the model's dtype and shape, by its content type. RequestError when it is none."""
 
+    def count_copy(self, length: int, /) -> None:
+        """Takes note that so many bytes of the body were copied."""
+
     def response_buffer(self, length: int, /) -> memoryview | None:
         """Writable memory behind the body, to make an answer of `length` bytes in place; None when there is no room."""
 

@@ -30,7 +30,7 @@ _ENOUGH = 3  # durations without which a size counts as unknown
 _FORGET = 256  # plans after which a size that no batch had is forgotten, and so may be tried again
 _MARGIN = 0.9  # of the target that is used: what lies between this estimate and the client's clock is not ours to see
 _NEAR = 0.97  # throughputs within this of the best count as equal; the lower latency then decides
-_PAUSE = 32  # plans without waits after waits that cost more than they saved
+_PAUSE = 64  # plans without waits after waits that cost more than they saved
 _STEP = 1.25  # most that one window moves the correction of predictions
 _CORRECTIONS = (0.5, 4.0)
 
@@ -175,7 +175,8 @@ class Tuner:
         at_once = min(max(1, behind), crowd - 1)  # would run without a wait, and the rest of the crowd after them
         saved = self.curve.at(at_once) + self.curve.at(crowd - at_once) - self.curve.at(crowd)
         delay = round(_MARGIN * self.target_ns - self.curve.at(crowd))
-        if self.plan.crowd and waited > saved:
+        # While a crowd gathers the worker idles that could work beside its clients: a wait must save clearly.
+        if self.plan.crowd and 2 * waited + linger > saved:
             self._paused_until = self._plans + _PAUSE
             return never
         return (crowd, linger, delay) if linger <= saved and delay > 0 else never

@@ -70,6 +70,9 @@ class LocalRequest:
     def array(self):
         return self.servable.decode(self)
 
+    def count_copy(self, length):
+        self.copied = getattr(self, "copied", 0) + length
+
     def response_buffer(self, length):
         return memoryview(self.room)[:length] if length <= len(self.room) else None
 
