@@ -118,10 +118,13 @@ def dump_json(value: Any) -> bytes:
         raise Unanswerable(f"a result of type {type(value).__name__} cannot be said in JSON: {error}") from None
 
 
-def _plain(value: Any) -> Any:
-    """Arrays that orjson does not take as they are: of strides, of byte order, of strings."""
+def plain_array(value: Any) -> Any:
+    """For an encoder's `default`: arrays that orjson does not take as they are (of strides, of byte order, of strings),
+    and numpy's scalars. TypeError for all else."""
     if isinstance(value, (np.ndarray, np.generic)):
         return value.tolist()
-    if isinstance(value, (set, frozenset)):
-        return list(value)
     raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, (set, frozenset)) else plain_array(value)

@@ -15,6 +15,7 @@ import orjson
 
 from headrace import log as logs
 from headrace import media
+from headrace.answers import plain_array
 from headrace.errors import DecodeError, HeadraceError, ModelError, RequestError, UnsupportedMediaType
 from headrace.mms.context import Context, RequestProcessor
 from headrace.mms.service import emit_metrics
@@ -25,6 +26,7 @@ from headrace.tuner import Tuner
 
 _log = logs.get("handler")
 
+_JSON = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 _ANY_BYTES = (1 << 64) - 1  # Multi Model Server bounds batches by their number of requests only
 
 EntryPoint = Callable[[Any, Context], Any]
@@ -280,7 +282,8 @@ def header_dict(request: Request) -> dict[str, Any]:
 
 
 def encode_output(result: Any) -> Any:
-    """bytes and the like as they are, str as UTF-8, else JSON indented by two. ValueError for what JSON cannot say."""
+    """bytes and the like as they are, str as UTF-8, else JSON indented by two, numpy's arrays and scalars as lists and
+    numbers. ValueError for what JSON cannot say."""
     if isinstance(result, (bytes, bytearray)):
         return result
     if isinstance(result, memoryview):
@@ -288,11 +291,11 @@ def encode_output(result: Any) -> Any:
     if isinstance(result, str):
         return result.encode("utf-8", "replace")
     try:
-        return orjson.dumps(result, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS)
+        return orjson.dumps(result, option=_JSON, default=plain_array)
     except TypeError as error:
         first = str(error)
     try:
-        return json.dumps(result, indent=2).encode()  # integers past 64 bits, for one
+        return json.dumps(result, indent=2, default=plain_array).encode()  # integers past 64 bits, for one
     except (TypeError, ValueError, RecursionError):
         raise ValueError(f"result of type {type(result).__name__} cannot be said in JSON: {first}") from None
 

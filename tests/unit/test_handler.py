@@ -265,6 +265,13 @@ def test_context_tells_of_each_request(loaded):
         ("{'a': [1, 2]}", b'{\n  "a": [\n    1,\n    2\n  ]\n}'),
         ("{1: 2**70}", b'{\n  "1": 1180591620717411303424\n}'),
         ("None", b"null"),
+        ("__import__('numpy').float32(0.5)", b"0.5"),
+        ("__import__('numpy').arange(2)", b"[\n  0,\n  1\n]"),
+        ("{'a': [__import__('numpy').arange(6)[::3]]}", b'{\n  "a": [\n    [\n      0,\n      3\n    ]\n  ]\n}'),
+        (
+            "{'big': 2**70, 'a': __import__('numpy').array(['x'])}",
+            b'{\n  "big": 1180591620717411303424,\n  "a": [\n    "x"\n  ]\n}',
+        ),
     ],
 )
 def test_output(loaded, expression, answer):
