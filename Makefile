@@ -11,10 +11,12 @@ SANITIZED := tests/unit tests/property tests/fault tests/e2e tests/contract \
 LOWEST := import importlib.metadata as m; print(*(line.split(";")[0].replace(">=", "==") for line in m.requires("headrace") if "extra" not in line))
 PYTHONS ?= python3.10 python3.11 python3.12 python3.13
 BIN := $(VENV)/bin
+FUZZ ?= 1000000
+SEED ?= 1
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := setup.py pyproject.toml engine/headrace/__init__.py $(wildcard ext/*.pyx ext/*.pxi ext/*.pxd ext/*.h)
 
-.PHONY: help run test test-all test-debug test-sanitized test-lowest test-frameworks lint types bench bench-micro bench-codecs fuzz-codecs digits dist docker-rehearsal parity clean
+.PHONY: help run test test-all test-debug test-sanitized test-lowest test-frameworks lint types bench bench-micro soak fuzz bench-codecs fuzz-codecs digits dist docker-rehearsal parity clean
 .DEFAULT_GOAL := help
 
 help:
@@ -31,6 +33,8 @@ help:
 	@echo "make bench-micro       parser, codecs and rings by themselves"
 	@echo "make bench-codecs      the codecs beside orjson, numpy and pandas, into bench/results/codecs.json"
 	@echo "make fuzz-codecs       some ten million mutated bodies through the codecs, under ASan and UBSan (gcc)"
+	@echo "make soak              half an hour of mixed traffic, kills, loads and unloads; every answer verified"
+	@echo "make fuzz              a million mutated requests (FUZZ=) to the parser, compared with h11 and llhttp"
 	@echo "make digits            train the bundled digits model again"
 	@echo "make parity            the same requests to the real Multi Model Server and to Headrace (needs Java)"
 	@echo "make dist              sdist and wheel in dist/"
@@ -134,6 +138,14 @@ bench-codecs: $(VENV)/.installed-test
 
 fuzz-codecs: $(VENV)/.installed-test
 	CODEC_FUZZ_ROUNDS=250000 $(BIN)/python -m pytest tests/unit/test_codec_sanitized.py $(ARGS)
+
+soak: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[bench]'
+	$(BIN)/python -m bench.soak $(ARGS)
+
+# The same comparison with h11 and llhttp as in the test suite, only longer; the parser runs under the sanitizers too.
+fuzz: $(VENV)/.installed-test
+	FUZZ_MUTATIONS=$(FUZZ) FUZZ_SEED=$(SEED) $(BIN)/python -m pytest -q tests/property/test_http_fuzz.py tests/unit/test_http_sanitized.py
 
 digits: $(VENV)/.installed-test
 	$(PIP) install '.[train]'
