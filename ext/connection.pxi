@@ -280,6 +280,15 @@ cdef class Connection:
             exchange.kind = 0
             exchange.fields = frontend.preflight
             return self.answer_early(exchange, 200)
+        if not frontend.is_allowed(target, data):
+            return self.decline(exchange, 401, b"this path asks for a bearer token (HEADRACE_TOKEN_FILE)",
+                                b'www-authenticate: Bearer realm="headrace"\r\n')
+        if target == TARGET_LIVE or target == TARGET_READY:
+            if head.method != HTTP_GET and head.method != HTTP_HEAD:
+                return self.decline(exchange, 405, b"/health is for GET", b"allow: GET, HEAD\r\n")
+            exchange.kind = MEDIA_JSON
+            exchange.text = frontend.readiness_text if target == TARGET_READY else b'{\n  "status": "live"\n}\n'
+            return self.answer_early(exchange, frontend.readiness_status if target == TARGET_READY else 200)
         if target == TARGET_PING:
             exchange.kind = MEDIA_JSON
             exchange.text = frontend.health_text
@@ -311,6 +320,8 @@ cdef class Connection:
                 return self.decline_unknown(exchange, name)
             if head.content_length > frontend.max_request:
                 return self.decline(exchange, 413, frontend.too_large_text, b"")
+            if route.refusal is not None:
+                return self.decline_refused(exchange, route)
             if route.in_flight >= route.most:
                 frontend.overloaded += 1
                 return self.decline(exchange, 503, b"the model's queue is full (HEADRACE_QUEUE); try again later",
@@ -389,6 +400,13 @@ cdef class Connection:
         exchange.kind = MEDIA_JSON
         exchange.text = self.frontend.render_error(404, "Model not found: " + (<bytes>name).decode("utf-8", "replace"))
         return self.answer_early(exchange, 404)
+
+    cdef int decline_refused(self, Exchange exchange, Route route) except -1:
+        """503 before the body is read: the model is set aside."""
+        exchange.kind = MEDIA_JSON
+        exchange.text = self.frontend.render_error(503, route.refusal)
+        exchange.fields = self.frontend.refusal_fields(route)
+        return self.answer_early(exchange, 503)
 
     cdef int refuse(self, unsigned int status, const char *text, bytes fields=b"") except -1:
         """Answers what is no request, or one that does not go on; the connection ends behind it."""

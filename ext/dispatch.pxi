@@ -35,6 +35,8 @@ cdef class Dispatch(Slots):
 
     cdef int submit(self, Exchange exchange) except -1:
         """Gives a request to a worker; where none can take it, it waits, unless its model is gone."""
+        if exchange.route.refusal is not None:
+            return self.turn_away(exchange)
         if not self.hand_over(exchange):
             if exchange.route.is_gone:
                 return self.answer_error(exchange, 404, f"Model not found: {exchange.route.name}")
@@ -149,6 +151,18 @@ cdef class Dispatch(Slots):
         exchange.kind = MEDIA_JSON
         exchange.status = status
         return self.ready(exchange)
+
+    cdef int turn_away(self, Exchange exchange) except -1:
+        """The model is set aside: 503, with the reason and when to come again."""
+        cdef Route route = exchange.route
+        self.answer_error(exchange, 503, route.refusal)
+        exchange.fields = self.refusal_fields(route)
+        return 0
+
+    cdef bytes refusal_fields(self, Route route):
+        cdef uint64_t now = monotonic_ns()
+        cdef uint64_t left = route.refused_until_ns - now if route.refused_until_ns > now else 0
+        return b"retry-after: %d\r\n" % (left // 1000000000 + 1)
 
     # -- answers from workers --------------------------------------------------------------------------------------------
 

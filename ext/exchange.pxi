@@ -22,6 +22,8 @@ cdef class Route:
     cdef uint32_t room          # for an answer, learned from earlier ones
     cdef object waiting         # exchanges that no worker can take now
     cdef bint is_gone           # no request may name it any more
+    cdef str refusal            # why no request is taken at present; None: they are
+    cdef uint64_t refused_until_ns
     cdef uint64_t ended         # requests that left since the last sweep
     cdef double ended_per_s     # moving mean over sweeps in which any were under way; 0: none yet
 

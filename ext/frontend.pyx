@@ -52,6 +52,7 @@ from http cimport (
     HTTP_CONNECT,
     HTTP_EXPECT_CONTINUE,
     HTTP_EXPECT_OTHER,
+    HTTP_GET,
     HTTP_HEAD,
     HTTP_INCOMPLETE,
     HTTP_KEEP_ALIVE,
@@ -135,6 +136,7 @@ from ring cimport (
     load_relaxed,
     store_relaxed,
 )
+from access cimport access_granted
 from fault cimport crash_point, fault_strikes
 from syscalls cimport (
     eventfd_clear,
@@ -180,6 +182,8 @@ cdef enum:
     TARGET_LEGACY = 5           # a model, whose name is the first segment
     TARGET_API = 6              # a description of the API: for the supervisor, on both ports
     TARGET_EXECUTION = 7        # what batch transforms should send
+    TARGET_LIVE = 8
+    TARGET_READY = 9
 
 # What a listening socket serves.
 cdef enum:
@@ -221,6 +225,10 @@ cdef class Frontend(Dispatch):
     cdef size_t cache_length        # of the first part
     cdef bytes preflight            # field lines that answer another origin's question; None when there is none to ask
     cdef unsigned int health_status
+    cdef bytes readiness_text
+    cdef unsigned int readiness_status
+    cdef bytes token                # empty: none is asked for
+    cdef bint token_guards_inference
     cdef readonly bint is_draining
     cdef Py_ssize_t max_connections
     cdef uint64_t header_timeout_ns
@@ -284,6 +292,8 @@ cdef class Frontend(Dispatch):
         self.execution_text = self.common = b""
         self.cache_length = 0
         self.set_health(503, "Starting")
+        self.set_readiness(503, b"{}\n")
+        self.set_token(b"", False)
 
     def __dealloc__(self):
         free(self.read_buffer)
@@ -310,8 +320,21 @@ cdef class Frontend(Dispatch):
         self.health_status = status
         self.health_text = b'{\n  "status": "%s"\n}\n' % text.encode()
 
-    def set_route(self, str name, unsigned int model, workers, unsigned int most, unsigned long long timeout_ms, bint is_default):
-        """A model that requests may name, and the workers that hold it. With no workers its requests wait."""
+    def set_readiness(self, unsigned int status, bytes text):
+        """What /health/ready answers."""
+        self.readiness_status = status
+        self.readiness_text = text
+
+    def set_token(self, bytes token, bint guards_inference):
+        """The bearer token that management asks for, and inference where *guards_inference*; empty: nobody is asked."""
+        self.token = token
+        self.token_guards_inference = guards_inference
+
+    def set_route(self, str name, unsigned int model, workers, unsigned int most, unsigned long long timeout_ms, bint is_default,
+                  str refusal="", unsigned long long retry_after_s=0):
+        """A model that requests may name, and the workers that hold it. With no workers its requests wait; with a *refusal*
+        they are answered 503 with that text."""
+        cdef Exchange exchange
         key = name.encode()
         cdef Route route = self.routes.get(key)
         if route is None or route.model != model:
@@ -328,10 +351,18 @@ cdef class Frontend(Dispatch):
         route.workers = tuple(workers)
         route.most = most
         route.timeout_ns = timeout_ms * 1000000
+        route.refusal = refusal or None
+        route.refused_until_ns = monotonic_ns() + retry_after_s * 1000000000
         if is_default:
             self.default_route = route
         elif self.default_route is route:
             self.default_route = None
+        if route.refusal is not None:
+            waiting, route.waiting = route.waiting, deque()
+            for exchange in waiting:
+                if exchange.state == QUEUED and exchange.connection is not None:
+                    self.turn_away(exchange)
+            self.flush_dirty()
         self.resubmit(route, route.most)
 
     def remove_route(self, str name):
@@ -428,12 +459,32 @@ cdef class Frontend(Dispatch):
             found += connection.depth
         return found
 
+    def answer_rest(self, str text):
+        """Answers 503 what is under way, complete or not: the server ends."""
+        cdef Connection connection
+        cdef Exchange exchange
+        for connection in list(self.connections):
+            exchange = connection.first
+            while exchange is not None:
+                if exchange.state != READY and exchange is not connection.filling:
+                    exchange.keep_alive = exchange.keep_alive and exchange.next is not None
+                    self.answer_error(exchange, 503, text)
+                exchange = exchange.next
+            if connection.transport is not None and connection.state < LINGER and (
+                    connection.filling is not None or connection.is_in_head or connection.is_starving):
+                connection.refuse(503, b"the server ends; try again")
+                connection.flush()
+        self.flush_dirty()
+
     # -- what connections ask --------------------------------------------------------------------------------------------
 
     cdef int find_target(self, HttpPath *path, int surfaces) except -1:
         cdef int found = TARGET_NONE
         if path.count == 0:
             return TARGET_API
+        if path.count == 2 and self.segment_is(path, 0, b"health"):  # on both ports
+            return (TARGET_LIVE if self.segment_is(path, 1, b"live") else
+                    TARGET_READY if self.segment_is(path, 1, b"ready") else TARGET_NONE)
         if path.count == 1:
             if self.segment_is(path, 0, b"invocations"):
                 found = TARGET_DEFAULT
@@ -462,6 +513,16 @@ cdef class Frontend(Dispatch):
         cdef HttpSpan *span = &path.segments[index]
         return (span.length == <uint32_t>PyBytes_GET_SIZE(text)
                 and memcmp(self.scratch + span.offset, PyBytes_AS_STRING(text), span.length) == 0)
+
+    cdef bint is_allowed(self, int target, const uint8_t *data):
+        """Whether the request whose head was just parsed may ask for that."""
+        cdef HttpSpan *fields = &self.head.fields
+        if not self.token or target == TARGET_PING or target == TARGET_LIVE or target == TARGET_READY:
+            return True
+        if not self.token_guards_inference and target in (TARGET_DEFAULT, TARGET_MODEL, TARGET_LEGACY, TARGET_EXECUTION):
+            return True
+        return access_granted(data + fields.offset, fields.length, <const uint8_t *>PyBytes_AS_STRING(self.token),
+                              PyBytes_GET_SIZE(self.token))
 
     cdef object name_of(self, int target, HttpPath *path, bytes query):
         """The model that is asked for, as bytes; None where the default one is meant."""

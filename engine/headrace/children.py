@@ -140,11 +140,15 @@ def guard(task: "asyncio.Task[None]", on_fatal: Callable[[str], None]) -> None:
 
 
 class Backoff:
-    """Pause before a restart: doubles from FIRST_S to LAST_S; after a life of HEALTHY_S it starts over."""
+    """Pause before a restart: doubles from FIRST_S to LAST_S; after a life of HEALTHY_S it starts over.
+
+    HEALTHY_S is short: what dies after it has served is replaced at once, however often, for that costs milliseconds.
+    It is dying at the start that must not go on as fast as it can. A model that kills is the quarantine's business.
+    """
 
     FIRST_S = 0.05
     LAST_S = 30.0
-    HEALTHY_S = 60.0
+    HEALTHY_S = 0.5
 
     def __init__(self) -> None:
         self._pause_s = 0.0

@@ -244,6 +244,14 @@ class Config:
         0,
         60_000,
     )
+    drain_timeout_ms: int = knob(
+        22_000,
+        "time after SIGTERM to answer what was accepted; what is left then is answered 503",
+        "DRAIN",
+        "seconds",
+        1,
+        _HOUR_MS,
+    )
     header_timeout_ms: int = knob(
         10_000, "time for a whole request head, from its first byte", "HEADER_TIMEOUT", "seconds", 1, _HOUR_MS
     )
@@ -312,6 +320,20 @@ class Config:
         "DOWNLOAD_HOSTS",
         "hosts",
         shown="none",
+    )
+    token_file: str = knob(
+        "",
+        "file with a bearer token that the management API asks for; read again at SIGHUP",
+        "TOKEN_FILE",
+        "text",
+        shown="none",
+    )
+    token_scope: str = knob(
+        "management",
+        "what asks for the token: the management API, or `all`, inference too; `/ping` and `/health` never do",
+        "TOKEN_SCOPE",
+        "choice",
+        choices=("management", "all"),
     )
     log_level: str = knob("INFO", "least level that is printed", "LOG_LEVEL", "choice", choices=log.LEVELS)
     log_format: str = knob("text", "form of a log line", "LOG_FORMAT", "choice", choices=log.FORMATS)
@@ -501,7 +523,7 @@ class _Reading:
             "host": lambda: "0.0.0.0" if values["sagemaker"] else "127.0.0.1",
             "decode_input": lambda: not values["sagemaker"],
             "management_port": self._default_management_port,
-            "management_host": lambda: values["host"] if values["port"] == values["management_port"] else "127.0.0.1",
+            "management_host": lambda: values["host"] if self._is_one_port() else "127.0.0.1",
             "workers": lambda: len(lists) or max(1, min(1000, cores - values["frontends"])),
             "memory_budget_bytes": lambda: machine.memory_limit_bytes(self.root) * 80 // 100,
             "eviction": lambda: "none" if values["multi_model"] else "lru",
@@ -517,6 +539,11 @@ class _Reading:
     def _default_management_port(self) -> int:
         port: int = self.values["port"]
         return port if self.values["sagemaker"] or port == 0 else _DEFAULT_MANAGEMENT_PORT
+
+    def _is_one_port(self) -> bool:
+        """Two zeros are two ports, but one in SageMaker mode: see Config.single_port."""
+        port, sagemaker = self.values["port"], self.values["sagemaker"]
+        return bool(port == self.values["management_port"] and (port != 0 or sagemaker))
 
     def _default_arena_bytes(self) -> int:
         payloads: list[int] = [self.values[name] for name in _PAYLOADS if not self.is_default(name)]

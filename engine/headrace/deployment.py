@@ -8,6 +8,7 @@ Invariants
 """
 
 import asyncio
+import math
 import signal
 from collections import Counter
 from collections.abc import Sequence
@@ -59,7 +60,7 @@ class Deployment:
             await self._archives.discard(model.directory)
             raise
         model.state, model.is_routed = State.RESIDENT, True
-        await self._publish(model)
+        await self.publish(model)
         took_ms = round(1000 * (asyncio.get_running_loop().time() - started_s))
         _log.info(
             "model.loaded", model=model.name, workers=model.residents(), isolation=model.isolation, took_ms=took_ms
@@ -90,7 +91,7 @@ class Deployment:
             surplus = before[wanted:]
             for worker in surplus:
                 model.replicas[worker].become(State.UNLOADING)
-            await self._publish(model)
+            await self.publish(model)
             await self._shrink(model, surplus)
             model.wanted = wanted
         except HeadraceError:
@@ -98,7 +99,7 @@ class Deployment:
             raise
         finally:
             model.state = State.RESIDENT
-            await self._publish(model)
+            await self.publish(model)
 
     def memory_bytes(self, worker: int) -> int:
         """What the worker's process has resident, pages that it shares included; 0 when there is none."""
@@ -116,6 +117,15 @@ class Deployment:
             frontends, self._workers.pages(), {state.value: states[state.value] for state in State}
         )
 
+    async def lift(self, model: Model) -> None:
+        """A quarantine is over: bring the model back to the workers that died of it, then route to it again."""
+        if model.state is State.RESIDENT:
+            for index, replica in sorted(model.replicas.items()):
+                worker = self._workers.by_index.get(index)
+                if worker is not None and worker.is_up and replica.state is State.REGISTERED:
+                    await self._restore(model, worker, replica)
+            await self.publish(model)
+
     def routes(self) -> list[Message]:
         """What a new frontend has to know."""
         return [self._route(model) for model in self._registry if model.is_routed]
@@ -124,24 +134,12 @@ class Deployment:
         """Load on a successor what its predecessor had."""
         for model in self._registry.on_worker(worker.index):
             replica = model.replicas.get(worker.index)
-            if replica is None or replica.state is not State.REGISTERED:
-                continue  # unloaded by now, or the load that began on the predecessor is failing
-            try:
-                await self._load_replica(model, worker, replica)
-            except WorkerLost:
-                replica.become(State.REGISTERED)  # and the next successor tries again
+            if replica is None or replica.state is not State.REGISTERED or model.quarantine:
+                continue  # unloaded by now, or the load that began on the predecessor is failing, or it is set aside
+            await self._restore(model, worker, replica)
+            if not worker.is_up:
                 return
-            except HeadraceError as error:
-                _log.error(
-                    "model.not_restored", model=model.name, worker=worker.index, error=error, detail=error.detail
-                )
-                model.replicas.pop(worker.index, None)
-                if worker.owner:
-                    worker.retire()  # there is nothing that it could serve
-                if not model.replicas and model.state is State.RESIDENT:
-                    model.fail(str(error))
-                    await self._withdraw_route(model)
-            await self._publish(model)
+            await self.publish(model)
 
     async def take_down(self, worker: Worker) -> None:
         """Note that a worker is gone: nothing is routed to it until its successor has the models again."""
@@ -151,7 +149,21 @@ class Deployment:
             if replica.state is State.RESIDENT:
                 replica.become(State.REGISTERED)
                 hit.append(model)
-        await asyncio.gather(*map(self._publish, hit))
+        await asyncio.gather(*map(self.publish, hit))
+
+    async def _restore(self, model: Model, worker: Worker, replica: Replica) -> None:
+        try:
+            await self._load_replica(model, worker, replica)
+        except WorkerLost:
+            replica.become(State.REGISTERED)  # and the next successor tries again
+        except HeadraceError as error:
+            _log.error("model.not_restored", model=model.name, worker=worker.index, error=error, detail=error.detail)
+            model.replicas.pop(worker.index, None)
+            if worker.owner:
+                worker.retire()  # there is nothing that it could serve
+            if not model.replicas and model.state is State.RESIDENT:
+                model.fail(str(error))
+                await self._withdraw_route(model)
 
     def _check_idle(self, model: Model) -> None:
         if model.state in (State.LOADING, State.UNLOADING):
@@ -235,7 +247,7 @@ class Deployment:
         except HeadraceError as error:
             _log.error("model.not_unloaded", model=model.name, worker=index, error=error)
 
-    async def _publish(self, model: Model) -> None:
+    async def publish(self, model: Model) -> None:
         """Tell the frontends where it is now; nowhere means that requests wait for it."""
         if model.is_routed:
             await self._frontends.broadcast(self._route(model))
@@ -250,8 +262,10 @@ class Deployment:
             "op": "route",
             "name": model.name,
             "model": model.index,
-            "workers": model.residents(),
+            "workers": [] if model.quarantine else model.residents(),
             "queue": self._config.queue if model.wanted else 0,  # scaled to none: there is nothing to wait for
             "timeout_ms": model.timeout_ms,
             "default": model.is_default,
+            "refusal": f"model {model.name} is set aside: {model.quarantine}" if model.quarantine else "",
+            "retry_after_s": math.ceil(model.quarantined_for_s),
         }

@@ -169,7 +169,7 @@ def _descendants(cls: type[HeadraceError]) -> list[type[HeadraceError]]:
 
 _BY_CODE: dict[str, type[HeadraceError]] = {cls.code: cls for cls in _descendants(HeadraceError)}
 
-# The word under "type" in a JSON error body. The names are those that clients of Multi Model Server look for.
+# The word under "type" in a JSON error body: see type_of(). These are what clients of Multi Model Server look for.
 TYPES: dict[str, str] = {
     "bad_request": "BadRequestException",
     "not_found": "ResourceNotFoundException",
@@ -190,8 +190,24 @@ TYPES: dict[str, str] = {
     "layout_mismatch": "InternalServerException",
     "invalid_model": "InvalidModelException",
     "model_failed": "InternalServerException",
-    "inference_error": "InternalServerException",
 }
+# The same for errors whose status is the model's choice; any other is a bad request, and internal from 500 on.
+_TYPES_BY_STATUS: dict[int, str] = {
+    401: "UnauthorizedException",
+    404: "ResourceNotFoundException",
+    405: "MethodNotAllowedException",
+    409: "ConflictStatusException",
+    413: "PayloadTooLargeException",
+    415: "UnsupportedMediaTypeException",
+    503: "ServiceUnavailableException",
+    507: "InsufficientStorageException",
+}
+
+
+def type_of(status: int, code: str) -> str:
+    """The word under "type" in the body of an error with this code or, where a code has no word of its own, status."""
+    fallback = "BadRequestException" if status < 500 else "InternalServerException"
+    return TYPES.get(code) or _TYPES_BY_STATUS.get(status, fallback)
 
 
 def to_message(exc: BaseException) -> dict[str, Any]:

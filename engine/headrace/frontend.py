@@ -14,6 +14,7 @@ import sys
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+import orjson
 import uvloop
 
 from headrace import errors, log, processes, surroundings
@@ -25,8 +26,10 @@ from headrace.control import Message
 from headrace.control_async import AsyncChannel
 
 SWEEP_S = 0.25  # deadlines are enforced this exactly
+FAREWELL_S = 2.0  # for last answers to arrive (a lingering close takes 1.5 s at most)
 TRIM_EVERY = 8  # sweeps; pages go back after they were not needed for two such periods
 
+_JSON = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
 _SURFACES = {"inference": INFERENCE, "management": MANAGEMENT}
 _CODES = {
     404: "not_found",
@@ -40,8 +43,7 @@ _CODES = {
 def render_error(status: int, text: str) -> bytes:
     """The JSON body of an error that the frontend answers by itself."""
     code = "model_not_found" if text.startswith("Model not found") else _CODES.get(status)
-    kind = errors.TYPES[code or ("bad_request" if status < 500 else "internal")]
-    return errors.body(status, kind, text)
+    return errors.body(status, errors.type_of(status, code or ""), text)
 
 
 class Frontend:
@@ -138,11 +140,16 @@ class Frontend:
                 message["queue"],
                 message["timeout_ms"],
                 message["default"],
+                message["refusal"],
+                message["retry_after_s"],
             )
         elif op == "unroute":
             self.path.remove_route(message["name"])
         elif op == "health":
             self.path.set_health(message["status"], message["text"])
+            self.path.set_readiness(message["ready"], orjson.dumps(message["document"], option=_JSON))
+        elif op == "token":
+            self.path.set_token(message["token"].encode(), message["guards_inference"])
         elif op == "stats":
             self.channel.reply(message, stats=self.path.stats())
             return
@@ -160,11 +167,16 @@ class Frontend:
         task.add_done_callback(self.tasks.discard)
 
     async def drain(self, message: Message) -> None:
-        """Accepts nothing more, answers what is in, then says so."""
+        """Accepts nothing more, answers what is in, then says so. What is left at the end is answered 503."""
         for server in self.servers:
             server.close()
         self.path.drain_connections()
-        while self.path.unanswered():
+        until_s = self.loop.time() + message["within_s"]
+        while self.path.unanswered() and self.loop.time() < until_s:
+            await asyncio.sleep(0.01)
+        self.path.answer_rest("the server ends, and the request was not answered in time; try again")
+        until_s = self.loop.time() + FAREWELL_S
+        while self.path.connections and self.loop.time() < until_s:
             await asyncio.sleep(0.01)
         self.channel.reply(message)
 

@@ -108,9 +108,12 @@ class Frontends:
         return {index: reply for index, reply in zip(acknowledgements, replies, strict=True) if reply is not None}
 
     async def drain(self, timeout_s: float) -> None:
-        """Have all accept no more and answer what is in; from here on none is restarted, and late ones are killed."""
+        """Have all accept no more and answer what is in; what is left after *timeout_s* is answered 503.
+
+        From here on none is restarted; one that does not even manage that is killed.
+        """
         self._stopping.set()
-        await self.broadcast({"op": "drain"}, timeout_s)
+        await self.broadcast({"op": "drain", "within_s": timeout_s}, timeout_s + ACK_S)
 
     async def stop(self, timeout_s: float) -> None:
         """Let all end; kill those that do not within *timeout_s*."""
@@ -132,7 +135,7 @@ class Frontends:
         """The succession of frontends at one index."""
         backoff, loop = Backoff(), asyncio.get_running_loop()
         while True:
-            born_s = loop.time()
+            ready_s = None
             lost: dict[str, object]
             try:
                 frontend = self._spawn(index)
@@ -140,6 +143,7 @@ class Frontends:
                 reason, lost = f"could not be started: {error}", {"error": error}
             else:
                 await self._watch(frontend, first)
+                ready_s = loop.time() if frontend.ready.is_set() else None
                 death = await wait_for_death(frontend.death)
                 self._bury(frontend)
                 reason, lost = f"{death} before it was ready", death.fields()
@@ -148,7 +152,7 @@ class Frontends:
             if not first.done():
                 first.set_exception(BootFailed(f"frontend {index} {reason}"))
                 return
-            pause_s = backoff.after(loop.time() - born_s)
+            pause_s = backoff.after(0.0 if ready_s is None else loop.time() - ready_s)
             _log.error("frontend.lost", frontend=index, **lost, restart_in_ms=round(1000 * pause_s))
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause_s)

@@ -81,7 +81,7 @@ class Management:
             status, document = await self._dispatch(message)
             body = orjson.dumps(document, option=_JSON)
         except HeadraceError as error:
-            status, body = error.status, errors.body(error.status, errors.TYPES.get(error.code, _INTERNAL), str(error))
+            status, body = error.status, errors.body(error.status, errors.type_of(error.status, error.code), str(error))
             headers = {"allow": error.allow} if isinstance(error, NotAllowedHere) else {}
         except Exception:
             _log.exception("management.failed", method=message.get("method"), path=message.get("path"))
@@ -258,7 +258,7 @@ class Management:
             "batchSize": model.options.get("batch_size") or model.info.get("max_batch_size") or 1,
             "maxBatchDelay": model.options.get("batch_delay_ms") or 0,
             "loadedAtStartup": model.is_startup,
-            "status": model.state.value,
+            "status": model.status,
             "workers": [
                 {
                     "id": str(worker),
@@ -270,8 +270,8 @@ class Management:
                 for worker, replica in sorted(model.replicas.items())
             ],
         }
-        if model.reason:
-            document["reason"] = model.reason
+        if model.reason or model.quarantine:
+            document["reason"] = model.reason or model.quarantine
         return document
 
     def _in_background(self, work: Any) -> None:
@@ -301,7 +301,8 @@ def model_path(url: str, config: Config) -> str:
         raise RequestError(f"url {url!r} must be an absolute path")
     store = os.path.abspath(store)
     path = os.path.normpath(os.path.join(store, url))
-    if os.path.commonpath((store, path)) != store:
+    real_store, real_path = os.path.realpath(store), os.path.realpath(path)  # a link in the store may lead out of it
+    if os.path.commonpath((store, path)) != store or os.path.commonpath((real_store, real_path)) != real_store:
         raise ModelNotFound(f"url {url!r} is not inside the model store {store}")
     if not os.path.exists(path):
         raise ModelNotFound(f"Model not found at: {url}")

@@ -49,7 +49,7 @@ class Model:
     the worker's loader; index: its number in every process.
 
     isolation: "shared" or "process"; wanted: replicas asked for; replicas: worker index -> Replica; is_routed:
-    frontends know it; reason: of a failure.
+    frontends know it; reason: of a failure; quarantine: why it is set aside now, and for how long; empty: it is not.
     """
 
     name: str
@@ -67,9 +67,16 @@ class Model:
     is_routed: bool = False
     state: State = State.REGISTERED
     reason: str = ""
+    quarantine: str = ""
+    quarantined_for_s: float = 0.0
     info: dict[str, Any] = field(default_factory=dict)
     replicas: dict[int, Replica] = field(default_factory=dict)
     registered_at: float = field(default_factory=time.time)
+
+    @property
+    def status(self) -> str:
+        """Its state in a word, for people and their programs."""
+        return "quarantined" if self.quarantine and self.state is State.RESIDENT else self.state.value
 
     def residents(self) -> list[int]:
         """Workers that can take requests for it, ascending."""

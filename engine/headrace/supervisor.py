@@ -7,7 +7,7 @@
           +- deployment - models onto workers, routes to frontends   <-- management <-- "manage" messages of frontends
 
 Signals set events; run() alone acts on them. SIGTERM or SIGINT: accept no more, answer what was accepted, end with 0.
-A second one: end at once.
+A second one: end at once. SIGHUP: read HEADRACE_TOKEN_FILE again.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ import signal
 from collections.abc import Callable
 from socket import socket
 
-from headrace import affinity, listeners, log, processes, surroundings
+from headrace import access, affinity, listeners, log, processes, surroundings
 from headrace._memory import Board, create_board
 from headrace.archives import Archives
 from headrace.children import Reaper, guard, signal_name
@@ -25,14 +25,14 @@ from headrace.control import Message
 from headrace.deployment import Deployment
 from headrace.errors import ConfigError, DownloadFailed, Exit, HeadraceError, ModelError
 from headrace.frontends import Frontend, Frontends
+from headrace.health import Health
 from headrace.management import Management
 from headrace.nursery import Nursery
+from headrace.quarantine import Quarantine
 from headrace.registry import Model, Registry
 from headrace.watchdog import Watchdog
 from headrace.workers import Workers
 
-# SageMaker and Docker kill 30 s (10 s) after SIGTERM; what is accepted gets most of it.
-DRAIN_S = 25.0
 STOP_S = 3.0
 
 OnReady = Callable[[Config, str], None]
@@ -52,15 +52,16 @@ def run(settings: Settings, title: str | None = "supervisor", on_ready: OnReady 
     processes.keep_descriptors()
     try:
         surroundings.tls_context(config)  # better told here, once, than by each frontend
+        token = access.message(config)
         sockets = listeners.listen(config)
     except ConfigError as error:
         _log.error("boot_failed", error=error)
         return Exit.BOOT_FAILED
-    return asyncio.run(_serve(config, sockets, on_ready))
+    return asyncio.run(_serve(config, sockets, token, on_ready))
 
 
-async def _serve(config: Config, sockets: dict[str, socket], on_ready: OnReady) -> int:
-    supervisor = Supervisor(config, sockets, on_ready)
+async def _serve(config: Config, sockets: dict[str, socket], token: Message, on_ready: OnReady) -> int:
+    supervisor = Supervisor(config, sockets, token, on_ready)
     try:
         return await supervisor.run()
     finally:
@@ -68,20 +69,20 @@ async def _serve(config: Config, sockets: dict[str, socket], on_ready: OnReady) 
 
 
 class Supervisor:
-    def __init__(self, config: Config, sockets: dict[str, socket], on_ready: OnReady) -> None:
+    def __init__(self, config: Config, sockets: dict[str, socket], token: Message, on_ready: OnReady) -> None:
         processes.become_subreaper()
         self._config = config
         self._sockets = sockets
+        self._token = token
         self._on_ready = on_ready
         self._plan = affinity.plan(config.pin, config.workers, config.frontends)
         self._stop = asyncio.Event()  # the first signal, or self._failure
         self._stop_now = asyncio.Event()  # the second
         self._signal = 0
         self._failure = ""
-        self._is_started = False
-        self._health: Message = {}
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._read_token)
         self._reaper = Reaper()
         self._board_fd = create_board()
         board = Board(self._board_fd)
@@ -91,23 +92,28 @@ class Supervisor:
             config, self._board_fd, sockets, self._reaper, self._manage, self._snapshot, self._attach, self._fail
         )
         self._workers = Workers(
-            config, board, self._nursery, self._reaper, self._plan, self._frontends, self._tell_health, self._fail
+            config, board, self._nursery, self._reaper, self._plan, self._frontends, self._on_workers_change, self._fail
         )
         self._frontends.on_suspect = lambda worker: self._workers.kill([self._workers.by_index[worker]])
+        self._health = Health(config, self._registry, self._workers, self._frontends)
         self._archives = Archives(self._reaper)
         self._deployment = Deployment(config, self._registry, self._workers, self._frontends, self._archives)
         self._workers.on_up, self._workers.on_down = self._deployment.restore, self._deployment.take_down
+        self._quarantine = Quarantine(self._registry, self._deployment.publish, self._deployment.lift)
+        self._workers.on_blame = self._quarantine.blame
         self._management = Management(config, self._registry, self._deployment)
         self._watchdog = Watchdog(config, board, self._workers, self._reaper)
 
     async def run(self) -> int:
         """Start, serve, drain; returns the exit status."""
-        watch = asyncio.create_task(self._watchdog.run())
-        guard(watch, self._fail)
+        watches = [asyncio.create_task(self._watchdog.run()), asyncio.create_task(self._health.run())]
+        for watch in watches:
+            guard(watch, self._fail)
         try:
             return await self._run()
         finally:
-            watch.cancel()
+            for watch in watches:
+                watch.cancel()
 
     async def _run(self) -> int:
         start = asyncio.create_task(self._start())
@@ -124,7 +130,7 @@ class Supervisor:
         if self._failure:
             _log.error("failed", error=self._failure)
         else:
-            _log.info("draining", signal=signal_name(self._signal), at_most_s=DRAIN_S)
+            _log.info("draining", signal=signal_name(self._signal), at_most_ms=self._config.drain_timeout_ms)
         drain = asyncio.create_task(self._drain(start))
         stop_now = asyncio.create_task(self._stop_now.wait())
         await asyncio.wait({drain, stop_now}, return_when=asyncio.FIRST_COMPLETED)
@@ -146,12 +152,11 @@ class Supervisor:
     async def _start(self) -> None:
         config = self._config
         _log.info("listening", **{name: self._url(name) for name in self._sockets})
-        self._health = self._health_now()
         await asyncio.gather(self._nursery.start(), self._frontends.start(self._plan.frontends))
         await self._workers.start_shared()
         await self._load_startup_models()
-        self._is_started = True
-        self._tell_health()
+        self._health.is_started = True
+        self._health.tell()
         url = self._url("inference")
         _log.info(
             "ready",
@@ -186,10 +191,12 @@ class Supervisor:
 
     async def _drain(self, start: "asyncio.Task[None]") -> None:
         """Accept no more, have what was accepted answered, then end the processes: workers first."""
+        self._health.is_draining = True
+        self._health.tell()
         for listener in self._sockets.values():
             listener.close()
         if start.done():
-            await self._frontends.drain(DRAIN_S)
+            await self._frontends.drain(self._config.drain_timeout_ms / 1000)
         else:
             start.cancel()
         await self._workers.retire(list(self._workers.by_index.values()), STOP_S)
@@ -207,6 +214,16 @@ class Supervisor:
         (self._stop_now if self._stop.is_set() else self._stop).set()
         self._signal = number
 
+    def _read_token(self) -> None:
+        """SIGHUP: the token may be another now. A file that cannot be used leaves the old one in force."""
+        try:
+            self._token = access.message(self._config)
+        except ConfigError as error:
+            _log.error("token.kept", error=error)
+            return
+        self._frontends.tell(self._token)
+        _log.info("token.read", file=self._config.token_file or None)
+
     def _fail(self, reason: str) -> None:
         self._failure = reason
         self._stop.set()
@@ -223,19 +240,7 @@ class Supervisor:
     def _snapshot(self) -> list[Message]:
         """All that a new frontend has to know."""
         ups: list[Message] = [{"op": "worker", "worker": index, "up": True} for index in self._workers.up()]
-        return [*ups, *self._deployment.routes(), self._health]
+        return [self._token, *ups, *self._deployment.routes(), self._health.message()]
 
-    def _health_now(self) -> Message:
-        """What /ping is to say: 200 from the end of the start on, in multi-model mode once a worker is up."""
-        is_started = self._is_started or (self._config.multi_model and not self._config.models)
-        shared = [worker.is_up for worker in self._workers.shared()]
-        if not any(shared) or not is_started:
-            return {"op": "health", "status": 503, "text": "Unhealthy"}
-        return {"op": "health", "status": 200, "text": "Healthy" if all(shared) else "Partial Healthy"}
-
-    def _tell_health(self) -> None:
-        health = self._health_now()
-        if health != self._health and not self._stop.is_set():
-            self._health = health
-            _log.info("health", status=health["status"], text=health["text"])
-            self._frontends.tell(health)
+    def _on_workers_change(self) -> None:
+        self._health.tell()

@@ -49,6 +49,7 @@ class Watchdog:
         _log.error("worker.stuck", worker=worker.index, pid=worker.pid, model_index=model, busy_ms=busy_ns // 1_000_000)
         pid = worker.pid
         self._ending.add(pid)
+        worker.is_stuck = True
         self._reaper.kill(pid, signal.SIGABRT)
         asyncio.get_running_loop().call_later(TRACEBACK_S, self._finish, pid)
 

@@ -29,7 +29,7 @@ def render(exc: BaseException, request: Request) -> Reply:
     LookupError (model not here), OverflowError (answer too large), BufferError (no room for it), TimeoutError."""
     if not isinstance(exc, errors.HeadraceError):
         exc = _known(exc)
-    body = errors.body(exc.status, errors.TYPES.get(exc.code, "InternalServerException"), str(exc))
+    body = errors.body(exc.status, errors.type_of(exc.status, exc.code), str(exc))
     return exc.status, media.JSON, body, exc.fields + b"retry-after: 1\r\n" if exc.retryable else exc.fields
 
 

@@ -44,6 +44,7 @@ class Worker:
     channel: AsyncChannel | None = None
     death: "asyncio.Future[Death] | None" = None
     is_up: bool = False
+    is_stuck: bool = False  # the watchdog ends it
     retired: asyncio.Event = field(default_factory=asyncio.Event)
     keeper: "asyncio.Task[None] | None" = None
 
@@ -76,7 +77,8 @@ class WorkerDied(WorkerLost):
 class Workers:
     """All workers by index: the shared ones first, dedicated ones where there is room.
 
-    on_up, on_down: awaited after a worker came up, or went down and was reaped; on_change: the number up has changed;
+    on_up, on_down: awaited after a worker came up, or went down and was reaped; on_blame: awaited before anybody hears
+    that a worker has died, with the index of the model that it was at; on_change: the number up has changed;
     on_fatal: no worker can be started any more.
     """
 
@@ -94,6 +96,7 @@ class Workers:
         self.by_index: dict[int, Worker] = {}
         self.on_up: Callable[[Worker], Awaitable[None]] = _nothing
         self.on_down: Callable[[Worker], Awaitable[None]] = _nothing
+        self.on_blame: Callable[[int, int, Death, bool], Awaitable[None]] = _blame_nobody
         self._config = config
         self._board = board
         self._nursery = nursery
@@ -181,7 +184,7 @@ class Workers:
         """The succession of processes at one index."""
         backoff, loop = Backoff(), asyncio.get_running_loop()
         while not worker.retired.is_set():
-            born_s = loop.time()
+            up_s = None
             try:
                 await self._bear(worker)
             except (HeadraceError, OSError, EOFError) as error:
@@ -192,13 +195,14 @@ class Workers:
                     break
                 _log.error("worker.not_started", worker=worker.index, reason=reason)
             else:
+                up_s = loop.time()
                 if not first.done():
                     first.set_result(None)
                 await self._live(worker)
                 death = await self._bury(worker)
             if death is not None and death.is_boot_failure and not self.up():
                 self._on_fatal(f"worker {worker.index} {death} and no other is up")
-            pause_s = backoff.after(loop.time() - born_s)
+            pause_s = backoff.after(0.0 if up_s is None else loop.time() - up_s)
             if pause_s >= 1 and not worker.retired.is_set():
                 _log.warning("worker.paused", worker=worker.index, restart_in_ms=round(1000 * pause_s))
             with contextlib.suppress(asyncio.TimeoutError):
@@ -210,7 +214,7 @@ class Workers:
     async def _bear(self, worker: Worker) -> None:
         """Fork a process, and make it known. Raises HeadraceError, OSError, EOFError when it does not get that far."""
         worker.pid, channel = await self._nursery.fork(worker.index, worker.cpus, worker.threads)
-        worker.channel, worker.death = channel, self._reaper.watch(worker.pid)
+        worker.channel, worker.death, worker.is_stuck = channel, self._reaper.watch(worker.pid), False
         try:
             message, fds = await asyncio.wait_for(channel.receive(), HELLO_S)
         except asyncio.TimeoutError:
@@ -258,6 +262,9 @@ class Workers:
                 _log.info("worker.retired", worker=worker.index, pid=worker.pid)
             else:
                 _log.error("worker.lost", worker=worker.index, **death.fields())
+                page = self._board.page(worker.index)
+                if page["state"] in ("running", "loading") and not worker.retired.is_set():
+                    await self.on_blame(worker.index, page["state_model"], death, worker.is_stuck)
             await self._frontends.broadcast({"op": "worker", "worker": worker.index, "up": False})
         self._board.reset(worker.index)
         if was_up:
@@ -285,4 +292,8 @@ class Workers:
 
 
 async def _nothing(worker: Worker) -> None:
+    pass
+
+
+async def _blame_nobody(worker: int, model: int, death: Death, is_stuck: bool) -> None:
     pass

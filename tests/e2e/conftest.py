@@ -30,6 +30,19 @@ def wait_until(condition: Callable[[], Any], what: str) -> Any:
     return value
 
 
+def in_background(work: Callable[[], Any]) -> Callable[[], Any]:
+    """Starts *work* in a thread; call what is returned for its result."""
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(work()))
+    thread.start()
+
+    def result() -> Any:
+        thread.join(WATCHDOG_S)
+        return results[0]
+
+    return result
+
+
 class Answer:
     """One answer, read to its end."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import Serve, Server, wait_until
+from conftest import Serve, Server, in_background, wait_until
 
 ECHO = """
 from headrace import Model
@@ -53,19 +53,6 @@ def successor(server: Server, title: str, pid: int) -> psutil.Process:
     return wait_until(lambda: next((p for p in server.named(title) if p.pid != pid), None), f"no new {title}")
 
 
-def in_background(work: Callable[[], Any]) -> Callable[[], Any]:
-    """Start *work* in a thread; call what is returned for its result."""
-    results: list[Any] = []
-    thread = threading.Thread(target=lambda: results.append(work()))
-    thread.start()
-
-    def result() -> Any:
-        thread.join(60)
-        return results[0]
-
-    return result
-
-
 def test_every_process_is_the_supervisors_own_child(serve: Serve, model_dir: ModelDir) -> None:
     server = serve(model_dir("echo", ECHO), HEADRACE_WORKERS="2", HEADRACE_FRONTENDS="2")
     for title, count in (("template", 1), ("frontend", 2), ("worker", 2)):
@@ -104,6 +91,37 @@ def test_a_killed_frontend_is_replaced_on_the_same_port(serve: Serve, model_dir:
         pid = kill(server, "headrace: frontend 0")
         successor(server, "headrace: frontend 0", pid)
         assert server.post("/models/echo/invoke", b"[1]").body == b"[1]"
+
+
+def test_a_dead_frontends_segment_goes_and_what_it_asked_is_answered_into_nothing(
+    serve: Serve, model_dir: ModelDir
+) -> None:
+    spec = model_dir("gated", GATED)
+    directory = Path(spec.partition("=")[2])
+    server = serve(spec, model_dir("echo", ECHO), HEADRACE_WORKERS="1")
+    (worker,) = server.named("headrace: worker 0")
+    supervisor = psutil.Process(server.process.pid)
+
+    def held() -> tuple[int, int, int]:
+        """Segments mapped in the worker, and descriptors of both."""
+        maps = Path(f"/proc/{worker.pid}/maps").read_text().splitlines()
+        return sum("headrace-segment" in line for line in maps), worker.num_fds(), supervisor.num_fds()
+
+    assert server.post("/models/echo/invoke", b"[1]").body == b"[1]"
+    before = held()
+    for _ in range(3):
+        (directory / "begun").unlink(missing_ok=True)
+        (directory / "go").unlink(missing_ok=True)
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            client.sendall(b"POST /models/gated/invoke HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}")
+            wait_until((directory / "begun").exists, "the request was not begun")
+            pid = kill(server, "headrace: frontend 0")
+            successor(server, "headrace: frontend 0", pid)
+        (directory / "go").touch()
+        assert server.post("/models/echo/invoke", b"[1]").body == b"[1]"
+    assert server.named("headrace: worker 0") == [worker]
+    wait_until(lambda: held()[0] <= before[0], f"segments and descriptors were {before} and are {held()}")
+    assert server.metric("headrace_slots_leased") == 0
 
 
 def test_workers_are_replaced_after_the_template_was_killed(serve: Serve, model_dir: ModelDir) -> None:
@@ -289,7 +307,7 @@ def test_after_a_storm_of_kills_everything_is_whole_again(serve: Serve, model_di
 
     def load_and_unload(document: dict[str, Any]) -> int:
         count = 0
-        while not storm_is_over.is_set():
+        while not storm_is_over.is_set() or not count:
             loaded = server.manage("POST", "/models", document)
             assert loaded.status in (200, 500, 503, 507), loaded.body  # all but 200: its worker was killed
             if loaded.status == 200:

@@ -78,10 +78,10 @@ def test_what_a_child_leaves_behind_ends_with_it() -> None:
 
 def test_backoff_doubles_and_a_healthy_minute_starts_over() -> None:
     backoff = Backoff()
-    pauses = [backoff.after(1.0) for _ in range(13)]
+    pauses = [backoff.after(Backoff.HEALTHY_S / 2) for _ in range(13)]
     assert pauses[:4] == [0.0, 0.05, 0.1, 0.2]
     assert pauses[-1] == Backoff.LAST_S
-    assert backoff.after(60.0) == 0.0
+    assert backoff.after(Backoff.HEALTHY_S) == 0.0
     assert backoff.after(0.0) == Backoff.FIRST_S
 
 

@@ -67,6 +67,11 @@ def test_one_core_still_has_a_worker_and_does_not_spin(machine_of):
     assert value("spin_us", HEADRACE_SPIN="20us") == 20
 
 
+def test_two_free_ports_are_two_and_management_stays_on_the_loopback_address():
+    settings = load(HEADRACE_PORT="0", HEADRACE_MANAGEMENT_PORT="0", HEADRACE_HOST="0.0.0.0")
+    assert (settings.config.management_host, settings.config.single_port) == ("127.0.0.1", False)
+
+
 def test_flag_beats_variable_beats_sagemaker_beats_file_beats_default():
     sources = {"HEADRACE_PORT": "2", "SAGEMAKER_BIND_TO_PORT": "3"}
     file = {"port": ("inference_address", 4)}
@@ -108,6 +113,7 @@ def test_each_knob_can_be_set_by_its_variable_and_shows_as_it_is_written(name):
         "max_request_bytes": "3MiB",
         "max_response_bytes": "5KiB",
         "max_batch_delay_ms": "2.5ms",
+        "token_scope": "all",
         "log_level": "WARNING",
         "log_format": "json",
     }.get(name, "9s" if name.endswith("timeout_ms") else "9")

@@ -24,12 +24,28 @@ def build(cls: type[errors.HeadraceError]) -> errors.HeadraceError:
 @pytest.mark.parametrize("cls", every_class())
 def test_each_class_has_a_docstring_a_type_word_and_a_code_of_its_own(cls):
     assert cls.__doc__
-    assert cls.code in errors.TYPES
+    assert (cls.code in errors.TYPES) is (cls is not errors.InferenceError)  # its status is the model's choice
     assert [other for other in every_class() if other.code == cls.code] == [cls]
 
 
 def test_every_type_word_belongs_to_a_class():
-    assert set(errors.TYPES) == {cls.code for cls in every_class()}
+    assert set(errors.TYPES) == {cls.code for cls in every_class()} - {errors.InferenceError.code}
+
+
+@pytest.mark.parametrize(
+    ("status", "word"),
+    [
+        (400, "BadRequestException"),
+        (404, "ResourceNotFoundException"),
+        (422, "BadRequestException"),
+        (500, "InternalServerException"),
+        (503, "ServiceUnavailableException"),
+        (599, "InternalServerException"),
+    ],
+)
+def test_the_word_for_what_a_model_raises_depends_on_the_status(status, word):
+    error = errors.InferenceError(status, "no")
+    assert errors.type_of(error.status, error.code) == word
 
 
 @pytest.mark.parametrize("cls", every_class())
