@@ -145,6 +145,7 @@ cdef class Dispatch(Slots):
         """Answers from here a request that has a slot."""
         if status == 503:
             exchange.fields = b"retry-after: %d\r\n" % (exchange.route.retry_after_s() if exchange.route is not None else 1)
+        exchange.state = READY  # first: it may wait at its route, which, when it is left, gives the next of its requests away
         self.leave_route(exchange)
         self.drop_slots(exchange)
         exchange.text = self.render_error(status, text)

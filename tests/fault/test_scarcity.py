@@ -139,3 +139,15 @@ def test_should_answer_what_was_asked_before_it_drains_and_nothing_behind_it():
         assert client.ends()
         assert rig.stats()["slots_leased"] == 0
         rig.is_drained = True
+
+
+def test_should_answer_504_to_requests_that_wait_for_a_worker_past_their_deadline():
+    """Leaving its route gives the next request there to a worker: that must not be the one that is being answered."""
+    with rigged() as rig:
+        rig.call(rig.path.set_route, "m", 7, [], 10, 50, False)
+        clients = [rig.connect().post(b"{}") for _ in range(3)]
+        assert [client.answer()[0] for client in clients] == [504, 504, 504]
+        rig.call(rig.path.set_route, "m", 7, [0], 10, 20_000, False)
+        client = rig.connect().post(b"late")
+        rig.peers[0].echo(rig.peers[0].take())
+        assert client.answer()[2] == b"late"
