@@ -11,6 +11,7 @@ Invariants
 
 from collections import deque
 from collections.abc import Mapping
+from os import dup
 
 import orjson
 
@@ -20,6 +21,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
+from posix.unistd cimport close
 
 from layout cimport (
     BOARD_BYTES,
@@ -127,10 +129,11 @@ cdef class Segment:
 
     def __cinit__(self, int fd, int eventfd, unsigned int frontend, unsigned int worker):
         cdef int64_t length = file_bytes(fd)
+        self.eventfd = -1
         if length < <int64_t>sizeof(SegmentHeader):
             raise ValueError(f"descriptor {fd} is no segment: {length} bytes")
         self.length = length
-        self.eventfd = eventfd
+        self.eventfd = dup(eventfd)  # lives as long as the segment, which a view that is held keeps
         self.base = <uint8_t *>map_shared(fd, self.length, True)
         self.bodies = <uint8_t *>map_shared(fd, self.length, False)
         if self.base is NULL or self.bodies is NULL:
@@ -150,6 +153,8 @@ cdef class Segment:
             unmap_shared(self.base, self.length)
         if self.bodies is not NULL:
             unmap_shared(self.bodies, self.length)
+        if self.eventfd >= 0:
+            close(self.eventfd)
 
     cdef int push(self, Completion *completion) except -1:
         """Publishes a completion; one that finds the ring full waits its turn, the worker does not."""

@@ -92,7 +92,8 @@ class Worker:
             op = message["op"]
             if op == "attach":
                 self.port.attach(message["frontend"], *fds)
-                os.close(fds[0])
+                for fd in fds:
+                    os.close(fd)  # the port has its own
             elif op == "load":
                 self.load(message)
             elif op == "unload":
