@@ -149,6 +149,27 @@ class Server:
                     found.append(process)
         return found
 
+    def held(self) -> tuple[int, int]:
+        """Descriptors and processes of the family, once it holds no slot and no connection but the one that asks."""
+        wait_until(self._is_settled, "slots or connections stay behind")
+        return self._count()
+
+    def check_holds_no_more_than(self, before: tuple[int, int]) -> None:
+        """before: of `held`. It may count the descriptor of the connection that asked for metrics; less is no loss."""
+        self.held()
+        wait_until(
+            lambda: all(now <= then for now, then in zip(self._count(), before, strict=True)),
+            f"descriptors and processes were {before}, are {self._count()}",
+        )
+
+    def _is_settled(self) -> bool:
+        slots = ("headrace_slots_leased", "headrace_arena_incomplete_bytes")
+        return self.metric("headrace_connections") <= 1 and not any(map(self.metric, slots))
+
+    def _count(self) -> tuple[int, int]:
+        family = self.family()
+        return sum(process.num_fds() for process in family), len(family)
+
     def stop(self) -> int:
         """SIGTERM, then the exit status; fails when any process stays behind."""
         for sock in self.sockets:

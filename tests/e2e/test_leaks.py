@@ -19,21 +19,10 @@ GOOD = (
 )
 
 
-def held(server: Server) -> tuple[int, int]:
-    """Descriptors and processes of the whole family."""
-    family = server.family()
-    return sum(process.num_fds() for process in family), len(family)
-
-
-def settled(server: Server) -> bool:
-    return server.metric("headrace_slots_leased") == 0 and server.metric("headrace_connections") <= 1
-
-
 def test_should_hold_nothing_more_after_a_storm_of_good_bad_and_vanishing_clients(serve, tmp_path):
     server = serve(write_model(tmp_path / "m", MODEL), HEADRACE_ARENA="16MiB", HEADRACE_BODY_TIMEOUT="2s")
     assert server.post("/models/m/invoke", b"[[1,2,3]]").status == 200
-    wait_until(lambda: settled(server), "not settled before the storm")
-    before = held(server)
+    before = server.held()
     chance = random.Random(7)
     pieces = [
         GOOD,
@@ -56,12 +45,7 @@ def test_should_hold_nothing_more_after_a_storm_of_good_bad_and_vanishing_client
         if chance.random() < 0.3:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         sock.close()
-    wait_until(lambda: settled(server), "not settled after the storm")
-    # The first count may hold the descriptor of the connection that asked for metrics; less than that is no loss.
-    wait_until(
-        lambda: all(now <= then for now, then in zip(held(server), before, strict=True)),
-        f"descriptors and processes were {before}, are {held(server)}",
-    )
+    server.check_holds_no_more_than(before)
     for _ in range(200):
         assert server.post("/models/m/invoke", b"[[1,2,3]]").json() == {"predictions": [[2, 3, 4]]}
 
@@ -92,11 +76,12 @@ def test_should_serve_on_after_a_worker_is_killed_and_lose_no_request(serve, tmp
             received += data
         assert received.count(b"HTTP/1.1 200 OK") == 20
         sock.close()
-    wait_until(lambda: settled(server), "not settled")
+    server.held()
 
 
 def test_should_start_a_new_frontend_when_one_dies(serve, tmp_path):
     server = serve(write_model(tmp_path / "m", MODEL))
+    before = server.held()
     (frontend,) = server.named("frontend")
     frontend.kill()
 
@@ -107,3 +92,4 @@ def test_should_start_a_new_frontend_when_one_dies(serve, tmp_path):
 
     wait_until(answers, "no successor serves")
     assert server.metric("headrace_slots_leased") == 0
+    server.check_holds_no_more_than(before)
