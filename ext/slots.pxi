@@ -110,6 +110,11 @@ cdef class Slots:
                 arena_trim_end(k)
         return found
 
+    cdef inline uint64_t incomplete_share(self, uint64_t length) noexcept:
+        """What incomplete bodies may hold together, when one of this length is among them. Small ones have a part that large
+        ones cannot take: most clients send head and body apart, and must not wait for slow uploads."""
+        return self.incomplete_most + (self.incomplete_most // 2 if length <= READ_BUFFER else 0)
+
     cdef bint lease_for(self, Exchange exchange, Connection connection, uint8_t *data, size_t behind, Route route) except -1:
         """Leases a slot for a request whose head is complete, and puts the head at its end. False: there is none now."""
         cdef HttpHead *head = &self.head
@@ -121,7 +126,7 @@ cdef class Slots:
         if head.flags & HTTP_CHUNKED:
             body = REST_STEP
         needed = align64(body) + align64(head_length) + route.room
-        if is_incomplete and self.incomplete_bytes and self.incomplete_bytes + needed > self.incomplete_most:
+        if is_incomplete and self.incomplete_bytes and self.incomplete_bytes + needed > self.incomplete_share(body):
             return False
         slot = self.lease(needed)
         if slot == ARENA_NONE:
@@ -148,7 +153,8 @@ cdef class Slots:
         if needed <= capacity:
             return True
         needed = min(max(needed, 2 * capacity), align64(self.max_request) + align64(exchange.head_length) + exchange.route.room)
-        if self.incomplete_bytes - connection.incomplete_bytes and self.incomplete_bytes + needed > self.incomplete_most:
+        if (self.incomplete_bytes - connection.incomplete_bytes
+                and self.incomplete_bytes + needed > self.incomplete_share(exchange.body_length + more)):
             return False
         larger = self.lease(needed)
         if larger == ARENA_NONE:

@@ -44,6 +44,21 @@ def test_should_stop_reading_until_a_slot_is_free():
         assert [waiting.answer()[2], second.answer()[2]] == [LARGE, LARGE]
 
 
+def test_should_let_small_bodies_arrive_where_a_large_one_holds_the_share_of_incomplete_ones():
+    """Most clients send head and body apart; those waited for slow uploads, until they were answered 503."""
+    head = "POST /models/m/invoke HTTP/1.1\r\nhost: t\r\ncontent-length: {}\r\n\r\n"
+    with scarce() as rig:
+        slow = rig.connect().send(head.format(499_000).encode())
+        share = wait_until(lambda: rig.stats()["incomplete_bytes"], "the large one is not begun")
+        assert share > MIB // 2
+        client = rig.connect().send(head.format(5).encode())
+        wait_until(lambda: rig.stats()["incomplete_bytes"] > share, "the small one has to wait")
+        client.send(b"small")
+        rig.peers[0].echo(rig.peers[0].take())
+        assert client.answer()[2] == b"small"
+        slow.reset()
+
+
 def test_should_answer_503_with_retry_after_when_no_slot_came_in_time():
     with scarce(body_timeout_ms=100) as rig:
         taken = fill(rig)
