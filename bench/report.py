@@ -1,4 +1,5 @@
-"""From runs to figures, and from figures to a page: `python -m bench.report RESULT.json` prints Markdown.
+"""From runs to figures, and from figures to a page: `python -m bench.report RESULT.json` prints Markdown;
+with `--short`, the part that the README shows.
 
 A run is a JSON object with round, scenario, connections, server, errors and some of METRICS. Ratios are taken within a
 round, between runs that followed each other closely, because a machine drifts more between rounds than servers differ.
@@ -78,6 +79,33 @@ def render(result: dict[str, Any]) -> str:
     if idle:
         parts.append("### at rest\n\n" + _idle_table(idle))
     return "\n\n".join(parts) + "\n"
+
+
+def short(result: dict[str, Any]) -> str:
+    """The README's table of one result, in Markdown: every scenario beside both yardsticks, whoever is ahead."""
+    environment, settings = result["environment"], result["settings"]
+    names = settings["yardsticks"]
+    heads = ["scenario", "connections", "requests/s", "p50 us", "p99 us", "CPU us/request"]
+    heads += [f"{what} over *{name}*" for name in names for what in ("requests/s", "CPU")]
+    rows = [row for row in result["summary"] if row["server"] == "headrace" and row["scenario"] != IDLE]
+    lines = []
+    for row in rows:
+        ratio = [
+            row.get(f"over_{name}", {}).get(key) for name in names for key in ("requests_per_s", "cpu_us_per_request")
+        ]
+        lines.append(
+            [row["scenario"], str(row["connections"])]
+            + [shown(row[metric]) for metric in ("requests_per_s", "p50_us", "p99_us")]
+            + [shown(row["cpu_us_per_request"], digits=1), *(shown(figure, digits=2) for figure in ratio)]
+        )
+    (rest,) = (row for row in result["summary"] if row["server"] == "headrace" and row["scenario"] == IDLE)
+    return (
+        f"One worker and one frontend on {environment['cpus']} CPUs ({environment['cpu']}), the load generator beside "
+        f"them: median of {settings['rounds']} rounds (lowest..highest).\n\n{table(heads, lines)}\n\n"
+        f"Start to the first 200: {shown(rest['start_ms'])} ms. At rest: {shown(rest['idle_cpu_percent'], digits=2)} "
+        f"% of a core; an idle connection takes {shown(rest['bytes_per_connection'])} bytes. Command: "
+        f"`{' '.join(environment['command'])}`.\n"
+    )
 
 
 def table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
@@ -162,10 +190,12 @@ def _idle_table(rows: Sequence[Run]) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    if len(arguments) != 1:
-        print("usage: python -m bench.report RESULT.json", file=sys.stderr)
+    page = short if "--short" in arguments else render
+    paths = [argument for argument in arguments if argument != "--short"]
+    if len(paths) != 1:
+        print("usage: python -m bench.report [--short] RESULT.json", file=sys.stderr)
         return 2
-    print(render(json.loads(Path(arguments[0]).read_text())), end="")
+    print(page(json.loads(Path(paths[0]).read_text())), end="")
     return 0
 
 

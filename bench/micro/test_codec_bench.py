@@ -73,6 +73,7 @@ def test_json_encode(benchmark: Any, how: str, dtype: str, shape: tuple[int, ...
         benchmark(lambda: [len(encode(array)) for array in arrays])
 
 
+@pytest.mark.filterwarnings("ignore:The 'float_precision' argument is deprecated")  # by pandas 3, for pandas 4
 @pytest.mark.parametrize("how", ["headrace", "numpy.loadtxt", "pandas"])
 def test_csv_decode(benchmark: Any, how: str) -> None:
     benchmark.group = "csv decode 1000x30 float64"

@@ -1,11 +1,14 @@
 """What the README and docs/ tell a reader to type or to open is there, and the README's commands do what it says."""
 
+import json
 import re
 import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from bench import report
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -22,6 +25,14 @@ def test_should_name_only_what_is_there(page):
     absent = [name for name in files if "NAME" not in name and not (ROOT / name).exists()]
     absent += [link for link in links if link and not (page.parent / link).exists()]
     assert absent == []
+
+
+def test_should_show_the_committed_figures():
+    block = re.search(r"<!-- overhead -->\n(.*?)<!-- overhead -->", (ROOT / "README.md").read_text(), re.DOTALL).group(
+        1
+    )
+    result = json.loads((ROOT / "bench" / "results" / "overhead.json").read_text())
+    assert report.short(result) in block
 
 
 def test_should_answer_the_curl_lines_of_the_readme(serve):
