@@ -41,7 +41,7 @@ class LocalRequest:
     """Keeps its answer in `status`, `answer_kind`, `answer` and `fields`; a second answer is an error."""
 
     def __init__(self, body, content_type="application/json", accept="", headers=(), query="", room=0):
-        self._body = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self._body = body if isinstance(body, (bytes, memoryview)) else json.dumps(body).encode()
         raw = [("Content-Type", content_type)] if content_type else []
         self.headers = Headers([*raw, *([("Accept", accept)] if accept else []), *headers])
         self.kind = KINDS.get(content_type.partition(";")[0], media.OTHER)

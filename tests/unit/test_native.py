@@ -513,3 +513,47 @@ def test_buffer_that_grew_large_is_given_back(model):
 def test_error_classes_carry_their_status():
     assert (NotAcceptable.status, OutOfMemory.status, HeadraceError.status) == (406, 507, 500)
     assert InferenceError(418, "tea").status == 418
+
+
+# Large rows that do not lie at one stride
+
+
+SLOW_SUM = """
+    import time
+    calls = []
+    def predict(self, x):
+        self.time.sleep(0.01)
+        self.calls.append(x.shape)
+        return x.sum(axis=1)
+"""
+
+
+def apart(count=3):
+    """Requests of one large row each, at places in one memory that have no common stride."""
+    bodies = [npy(np.full((1, 4096), number, "f4")) for number in range(count)]
+    room = step = 64 * (len(bodies[0]) // 64 + 1)
+    memory = bytearray(room * (count + 1) ** 2)
+    requests = []
+    for number, body in enumerate(bodies):
+        start = number * room + number**2 * step
+        memory[start : start + len(body)] = body
+        requests.append(LocalRequest(memoryview(memory)[start : start + len(body)].toreadonly(), "application/x-npy"))
+    return requests
+
+
+def test_large_rows_that_lie_apart_take_several_calls_of_an_unknown_model(model):
+    servable = model(SUM)
+    requests = run(servable, *apart())
+    assert sorted(calls(servable)) == [(1, 4096), (2, 4096)]
+    assert [json.loads(request.answer) for request in requests] == [{"predictions": [4096 * n]} for n in range(3)]
+    assert not any(hasattr(request, "copied") for request in requests)
+
+
+def test_large_rows_that_lie_apart_are_gathered_for_a_model_whose_calls_cost_more(model):
+    servable = model(SLOW_SUM)
+    run(servable, *apart(1))
+    calls(servable)
+    requests = run(servable, *apart())
+    assert calls(servable) == [(3, 4096)]
+    assert [json.loads(request.answer) for request in requests] == [{"predictions": [4096 * n]} for n in range(3)]
+    assert [request.copied for request in requests] == [16384] * 3
