@@ -41,8 +41,8 @@ _log = logs.get("model")
 Array: TypeAlias = npt.NDArray[Any]
 
 _VIEW_BYTES = 16 << 10  # from here on a copy into a batch costs more than the call of predict() that it may save
-# Arrays that lie apart are gathered when that takes less than a quarter of a call: so it costs a fifth at most, and saves
-# nearly a call each where the call's own cost prevails. Memory is copied at 4 GB/s at least, that is bytes a ns.
+# Arrays that lie apart are gathered when that takes less than a quarter of a call: so it costs a fifth at most, and
+# saves nearly a call each where the call's own cost prevails. Memory is copied at 4 GB/s at least, that is bytes a ns.
 _COPY_BYTES_PER_NS = 4
 _GATHER_SHARE = 4
 _KEPT_BUFFER_BYTES = 16 << 20  # a batch buffer that grew larger is given back at once
@@ -171,7 +171,7 @@ class NativeServable:
         return [*self._lay_out(views), *groups] if views else groups
 
     def _lay_out(self, views: list[tuple[Request, Array, int]]) -> list[_Group]:
-        """Groups of large arrays: single rows of one shape run together, without a copy where they lie at one stride."""
+        """Groups of large arrays: single rows of one shape run together, as views where they lie at one stride."""
         groups: list[_Group] = []
         by_shape: dict[tuple[int, ...], list[tuple[Request, Array, int]]] = {}
         for view in views:
