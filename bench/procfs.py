@@ -32,6 +32,17 @@ def pss_bytes(root: int) -> int:
     return sum(_pss_bytes(pid) for pid in tree(root))
 
 
+def descriptors(root: int) -> int:
+    """File descriptors that the tree has open."""
+    found = 0
+    for pid in tree(root):
+        try:
+            found += len(os.listdir(PROC / str(pid) / "fd"))
+        except OSError:
+            continue
+    return found
+
+
 def title(pid: int) -> str:
     """What `ps` shows, shortened; empty when the process is gone."""
     try:

@@ -337,6 +337,7 @@ cdef class Connection:
                 min(route.timeout_ns, head.timeout_ms * 1000000) if head.timeout_ms else route.timeout_ns)
             route.in_flight += 1
             frontend.in_flight += 1
+            frontend.note_use(route, exchange.arrival_ns)
             self.sink = TO_SLOT
         self.append(exchange)
         self.filling = exchange

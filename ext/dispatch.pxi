@@ -14,6 +14,8 @@ cdef class Dispatch(Slots):
     cdef object starving            # connections that wait for a slot, first come first
     cdef list needs                 # (Exchange, worker, bytes) that wait for a larger slot
     cdef list dirty
+    cdef list used                  # routes that had a request since uses() was asked, or have one under way
+    cdef object wake_model
     cdef bint is_polling
     cdef bint was_read              # since the last poll
     cdef uint64_t spin_ns
@@ -42,6 +44,14 @@ cdef class Dispatch(Slots):
                 return self.answer_error(exchange, 404, f"Model not found: {exchange.route.name}")
             exchange.state = QUEUED
             exchange.route.waiting.append(exchange)
+            self.wake_if_nowhere(exchange.route)
+        return 0
+
+    cdef int wake_if_nowhere(self, Route route) except -1:
+        """Tells the supervisor, once, that requests wait for a model that no worker has."""
+        if route.waiting and not route.workers and not route.is_woken:
+            route.is_woken = True
+            self.wake_model(route.model)
         return 0
 
     cdef bint hand_over(self, Exchange exchange) except -1:
@@ -92,6 +102,27 @@ cdef class Dispatch(Slots):
             self.start_polling()
         return True
 
+    cdef inline int note_use(self, Route route, uint64_t now_ns) except -1:
+        """For eviction, which takes the model whose last request is the longest ago."""
+        if route.used_ns == 0:
+            self.used.append(route)
+        route.used_ns = now_ns
+        return 0
+
+    def uses(self):
+        """[(model, its latest request in CLOCK_MONOTONIC ns, requests under way), ...] of models that had requests since this
+        was last asked, or have some under way."""
+        cdef Route route
+        cdef list found = []
+        used, self.used = self.used, []
+        for route in used:
+            found.append((route.model, route.used_ns, route.in_flight))
+            if route.in_flight:
+                self.used.append(route)
+            else:
+                route.used_ns = 0
+        return found
+
     cdef int resubmit(self, Route route, Py_ssize_t most) except -1:
         """Gives up to `most` waiting requests to workers, oldest first; those that no worker can take wait on."""
         cdef Exchange exchange
@@ -104,15 +135,18 @@ cdef class Dispatch(Slots):
                     return 0
         return 0
 
-    cdef int redeliver(self, Exchange exchange, bint was_begun) except -1:
+    cdef int redeliver(self, Exchange exchange, bint was_begun, bint out_of_memory) except -1:
         """The worker that had the request is dead. Only what it had begun counts against the request: what it was not
         begun over cannot have killed it. What was begun runs alone from now on, apart from the one that did."""
         exchange.attempt += was_begun
         if exchange.attempt <= self.retries:
             store_relaxed(&self.marks[exchange.slot].begun, 0)
             return self.submit(exchange)
-        return self.answer_error(exchange, 503, "the worker that ran the request died, and so did the one it was given to next"
-                                 if self.retries else "the worker that ran the request died (HEADRACE_RETRIES=0)")
+        text = ("the worker that ran the request died, and so did the one it was given to next"
+                if self.retries else "the worker that ran the request died (HEADRACE_RETRIES=0)")
+        if out_of_memory:
+            return self.answer_error(exchange, 507, text + ": the kernel ended it for want of memory")
+        return self.answer_error(exchange, 503, text)
 
     cdef int leave_route(self, Exchange exchange) except -1:
         """The exchange is no longer under way at its model: an answer is there, or nobody waits for one."""

@@ -40,6 +40,8 @@ cdef class Route:
             self.ended_per_s = rate if self.ended_per_s == 0 else (3 * self.ended_per_s + rate) / 4
             self.ended = 0
         return 0
+    cdef uint64_t used_ns       # the latest request since uses() was asked; 0: none
+    cdef bint is_woken          # the supervisor was told that requests wait though no worker has the model
 
 
 @cython.final

@@ -207,6 +207,7 @@ cdef class Frontend(Dispatch):
     limits: dict of max_request, max_response, max_connections, queue limits and the time-outs in ms (see frontend.py).
     render_error: (status, text) -> body of an error answer. ask: (Exchange, method, path, query, content type, body, surfaces)
     passes a management request on; its answer comes through `answer`. on_suspect: (worker) says that a worker's memory is spoilt.
+    wake: (model's index) says that it has requests and no worker.
     """
 
     cdef uint64_t next_id
@@ -241,7 +242,7 @@ cdef class Frontend(Dispatch):
     cdef uint64_t answers[6]        # by hundreds of the status
 
     def __cinit__(self, loop, int board_fd, int segment_fd, int eventfd, unsigned long long arena_bytes,
-                  unsigned long long largest, dict limits, render_error, ask, on_suspect):
+                  unsigned long long largest, dict limits, render_error, ask, on_suspect, wake):
         cdef int64_t length = file_bytes(segment_fd)
         self.loop = loop
         self.segment_fd = segment_fd
@@ -268,12 +269,14 @@ cdef class Frontend(Dispatch):
         self.render_error = render_error
         self.ask_supervisor = ask
         self.on_suspect = on_suspect
+        self.wake_model = wake
         self.poll_callback = self.poll
         self.routes = {}
         self.connections = set()
         self.starving = deque()
         self.needs = []
         self.dirty = []
+        self.used = []
         self.next_id = 1
         self.max_request = limits["max_request"]
         self.max_response = limits["max_response"]
@@ -349,6 +352,7 @@ cdef class Frontend(Dispatch):
         for worker in workers:
             self._worker(worker)
         route.workers = tuple(workers)
+        route.is_woken = False
         route.most = most
         route.timeout_ns = timeout_ms * 1000000
         route.refusal = refusal or None
@@ -364,21 +368,33 @@ cdef class Frontend(Dispatch):
                     self.turn_away(exchange)
             self.flush_dirty()
         self.resubmit(route, route.most)
+        self.wake_if_nowhere(route)
 
     def remove_route(self, str name):
         """No new request may name the model; those under way go on."""
         cdef Route route = self.routes.pop(name.encode(), None)
-        cdef Exchange exchange
         if route is None:
             return
         if self.default_route is route:
             self.default_route = None
         route.is_gone = True
+        self.answer_waiting(route, 404, f"Model not found: {name}")
+
+    def refuse(self, str name, unsigned int model, unsigned int status, str text):
+        """The model cannot be loaded again now: answers what waits for it. The next request has it tried anew."""
+        cdef Route route = self.routes.get(name.encode())
+        if route is not None and route.model == model:
+            route.is_woken = False
+            self.answer_waiting(route, status, text)
+
+    cdef int answer_waiting(self, Route route, unsigned int status, str text) except -1:
+        cdef Exchange exchange
         waiting, route.waiting = route.waiting, deque()
         for exchange in waiting:
             if exchange.state == QUEUED:
-                self.answer_error(exchange, 404, f"Model not found: {name}")
+                self.answer_error(exchange, status, text)
         self.flush_dirty()
+        return 0
 
     def worker_up(self, unsigned int worker):
         """A worker is attached: its rings may be used."""
@@ -393,8 +409,11 @@ cdef class Frontend(Dispatch):
         for route in self.routes.values():
             self.resubmit(route, route.most)
 
-    def worker_down(self, unsigned int worker):
-        """A worker was reaped: takes its last completions, then what it left undone goes elsewhere or is answered."""
+    def worker_down(self, unsigned int worker, bint out_of_memory=False):
+        """A worker was reaped: takes its last completions, then what it left undone goes elsewhere or is answered.
+
+        out_of_memory: the kernel ended it for want of memory, so what cannot be delivered again is 507 rather than 503.
+        """
         cdef Link *link = &self.links[self._worker(worker)]
         cdef Lease *lease
         cdef Exchange exchange
@@ -420,7 +439,7 @@ cdef class Frontend(Dispatch):
         ring_reset(&link.pair.complete)
         self.redelivered += len(orphans)
         for exchange, was_begun in orphans:
-            self.redeliver(exchange, was_begun)
+            self.redeliver(exchange, was_begun, out_of_memory)
         self.flush_dirty()
 
     cdef unsigned int _worker(self, unsigned int worker) except? 0xffffffff:

@@ -1,6 +1,8 @@
 """A cheap look at a model's files, running none of its code: what placement and registration need to know."""
 
+import contextlib
 import json
+import os
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ from headrace.model_settings import SETTINGS_FILE, parse_settings
 
 MANIFEST = "MAR-INF/MANIFEST.json"
 NATIVE = "model.py"
+FILES_MAX = 10_000  # that are added up
 READ_MAX = 1 << 20  # bytes of a file that are looked at
 
 
@@ -18,13 +21,14 @@ READ_MAX = 1 << 20  # bytes of a file that are looked at
 class Artifact:
     """is_native: has a model.py of ours and no manifest (False when in doubt); model_name: the manifest's, else None.
 
-    isolation, replicas: what the model's headrace.toml says, else None.
+    isolation, replicas, pinned: what the model's headrace.toml says, else None or False.
     """
 
     is_native: bool
     model_name: str | None
     isolation: str | None = None
     replicas: int | None = None
+    pinned: bool = False
 
 
 def look(path: str) -> Artifact:
@@ -45,12 +49,39 @@ def look(path: str) -> Artifact:
         return Artifact(False, None)
 
 
+def size_bytes(path: str) -> int:
+    """Bytes of the archive, or of the files in the directory and below; what cannot be read counts nothing."""
+    total, count, directories = 0, 0, [path]
+    while directories and count < FILES_MAX:
+        directory = directories.pop()
+        try:
+            entries = list(os.scandir(directory))
+        except NotADirectoryError:
+            return os.stat(path).st_size
+        except OSError:
+            continue
+        for entry in entries[: FILES_MAX - count]:
+            count += 1
+            if entry.is_dir(follow_symlinks=False):
+                directories.append(entry.path)
+            else:
+                with contextlib.suppress(OSError):
+                    total += entry.stat().st_size  # of what a link leads to: hubs link to shared files
+    return total
+
+
 def _artifact(read: Callable[[str], bytes | None], path: str) -> Artifact:
     """read: gives the beginning of the file of that name, None when there is none."""
     source, manifest, text = read(NATIVE), read(MANIFEST), read(SETTINGS_FILE)
     settings = {} if text is None else parse_settings(text, f"{path}/{SETTINGS_FILE}")
     is_native = manifest is None and source is not None and b"headrace" in source
-    return Artifact(is_native, _name_in(manifest), settings.get("isolation"), settings.get("replicas"))
+    return Artifact(
+        is_native,
+        _name_in(manifest),
+        settings.get("isolation"),
+        settings.get("replicas"),
+        settings.get("pinned", False),
+    )
 
 
 def _head(path: Path) -> bytes | None:

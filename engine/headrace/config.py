@@ -128,6 +128,14 @@ class Config:
         choices=("lru", "none"),
         shown="lru; none in SageMaker multi-model mode",
     )
+    min_resident_ms: int = knob(
+        1000,
+        "time that a loaded model stays before it is evicted, as long as an older one is idle",
+        "MIN_RESIDENT",
+        "seconds",
+        0,
+        _HOUR_MS,
+    )
     isolation: str = knob(
         "auto",
         "many models in a worker, or a process for each; `auto`: native models share, handlers written for MMS or "

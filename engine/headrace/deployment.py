@@ -2,6 +2,7 @@
 
 Invariants
 1. After load() every frontend can serve the model; after unload() none accepts it, and its memory is free.
+   An evicted model keeps a route that leads nowhere: its requests wait, and the first of them has it loaded again.
 2. A load that fails leaves nothing behind but its reason.
 3. A route names resident replicas only. Routes are computed when they are sent, and sent in the order in which things
    happened, so that the last one that a frontend saw is true.
@@ -17,7 +18,9 @@ from typing import Any
 import psutil
 
 from headrace import log, metrics, placement
+from headrace.admission import Admission
 from headrace.archives import Archives
+from headrace.budget import Reservation
 from headrace.config import Config
 from headrace.control import Message
 from headrace.errors import Conflict, HeadraceError, ModelError, OutOfMemory, WorkerLost
@@ -26,6 +29,7 @@ from headrace.registry import Model, Registry, Replica, State
 from headrace.workers import Worker, WorkerDied, Workers
 
 LOAD_S = 600.0
+POLL_S = 0.02
 RESTART_S = 30.0  # that a load waits for a worker when all have just died
 
 _log = log.get("supervisor")
@@ -33,8 +37,17 @@ _log = log.get("supervisor")
 
 class Deployment:
     def __init__(
-        self, config: Config, registry: Registry, workers: Workers, frontends: Frontends, archives: Archives
+        self,
+        config: Config,
+        registry: Registry,
+        workers: Workers,
+        frontends: Frontends,
+        archives: Archives,
+        board_fd: int,
     ) -> None:
+        self.admission = Admission(config, registry, workers, frontends, board_fd, self.evict, self.recycle)
+        frontends.on_wake = self.wake
+        self._reloads: set[asyncio.Task[None]] = set()
         self._config = config
         self._archives = archives
         self._registry = registry
@@ -47,23 +60,95 @@ class Deployment:
 
         Raises ModelError, OutOfMemory, WorkerLost, Overloaded or BootFailed; then the model is failed, with no replica.
         """
-        model.state = State.LOADING
-        started_s = asyncio.get_running_loop().time()
+        model.become(State.LOADING)
         try:
             model.directory = await self._archives.open(model.path)
-            await self._grow(model, model.wanted)
+            await self._bring_up(model)
         except HeadraceError as error:
             model.fail(str(error))
             _log.error("model.failed", model=model.name, error=error, detail=error.detail)
-            await self._shrink(model, list(model.replicas))
             await self._withdraw_route(model)
             await self._archives.discard(model.directory)
             raise
-        model.state, model.is_routed = State.RESIDENT, True
+
+    def wake(self, index: int) -> None:
+        """A request came for a model that no worker has: load it again, unless that is under way already."""
+        model = self._registry.find(index)
+        if model is not None and model.state is State.EVICTED:
+            model.state = State.LOADING
+            task = asyncio.create_task(self._reload(model))
+            self._reloads.add(task)
+            task.add_done_callback(self._reloads.discard)
+
+    async def _reload(self, model: Model) -> None:
+        """Bring an evicted model back, or answer the requests that wait for it with the reason why not."""
+        try:
+            await self._bring_up(model)
+        except HeadraceError as error:
+            model.become(State.EVICTED, f"not loaded again: {error}")
+            _log.error("model.not_reloaded", model=model.name, error=error, detail=error.detail)
+            await self._frontends.broadcast(
+                {"op": "refuse", "name": model.name, "model": model.index, "status": error.status, "text": str(error)}
+            )
+
+    async def evict(self, models: Sequence[Model], why: str) -> None:
+        """Take idle models from their workers; they stay registered, and requests that come for them wait.
+
+        When this returns their memory is free.
+        """
+        for model in models:
+            model.become(State.EVICTED, f"evicted {why}")
+            for replica in model.replicas.values():
+                replica.become(State.UNLOADING)
+        await asyncio.gather(*map(self.publish, models))
+        shared: dict[int, list[Model]] = {}
+        shrinking = []
+        for model in models:
+            if model.isolation == "process":
+                shrinking.append(self._shrink(model, list(model.replicas)))
+            else:
+                for index in model.replicas:
+                    shared.setdefault(index, []).append(model)
+        await asyncio.gather(*shrinking, *(self._unload_from(index, batch) for index, batch in shared.items()))
+        for index, batch in shared.items():
+            for model in batch:
+                model.replicas.pop(index, None)
+        for model in models:
+            _log.info("model.evicted", model=model.name, why=why, needs_bytes=model.needs_bytes)
+
+    async def recycle(self, worker: Worker) -> None:
+        """Have a worker's process followed by a fresh one, for what it holds beyond its models. No request fails.
+
+        New requests go to other replicas or wait; what the old process has, it answers first.
+        """
+        models = []
+        for model in self._registry.on_worker(worker.index):
+            if model.replicas[worker.index].state is State.RESIDENT:
+                model.replicas[worker.index].become(State.REGISTERED)  # the successor is to have it; see restore()
+                models.append(model)
+        await asyncio.gather(*map(self.publish, models))
+        worker.recycle()
+
+    async def _bring_up(self, model: Model) -> None:
+        """Load and route to it; after an error it has no replica."""
+        model.become(State.LOADING)
+        started_s = asyncio.get_running_loop().time()
+        try:
+            await self._grow(model, model.wanted)
+        except HeadraceError:
+            await self._shrink(model, list(model.replicas))
+            raise
+        model.become(State.RESIDENT)
+        model.is_routed = True
         await self.publish(model)
         took_ms = round(1000 * (asyncio.get_running_loop().time() - started_s))
         _log.info(
-            "model.loaded", model=model.name, workers=model.residents(), isolation=model.isolation, took_ms=took_ms
+            "model.loaded",
+            model=model.name,
+            workers=model.residents(),
+            isolation=model.isolation,
+            took_ms=took_ms,
+            charge_bytes=self.admission.budget.charge_of(model.index),
         )
 
     async def unload(self, model: Model) -> None:
@@ -81,9 +166,11 @@ class Deployment:
         self._check_idle(model)
         if model.state is State.FAILED:
             raise Conflict(f"Model {model.name} has failed: {model.reason}")
+        if model.state is State.EVICTED and model.replicas:
+            raise Conflict(f"Model {model.name} is being evicted; try again when it is done")
         if model.isolation == "shared":
             wanted = min(wanted, len(self._workers.shared()))
-        before = sorted(model.replicas)
+        before, state = sorted(model.replicas), model.state
         model.state = State.LOADING
         try:
             if wanted > len(before):
@@ -94,11 +181,12 @@ class Deployment:
             await self.publish(model)
             await self._shrink(model, surplus)
             model.wanted = wanted
+            state = State.RESIDENT
         except HeadraceError:
             await self._shrink(model, [worker for worker in model.replicas if worker not in before])
             raise
         finally:
-            model.state = State.RESIDENT
+            model.state = state
             await self.publish(model)
 
     def memory_bytes(self, worker: int) -> int:
@@ -111,10 +199,14 @@ class Deployment:
     async def metrics(self) -> str:
         """What all processes count, as Prometheus reads it."""
         replies = await self._frontends.broadcast({"op": "stats"})
+        self.admission.measure()
         states = Counter(model.state.value for model in self._registry)
         frontends = {index: reply["stats"] for index, reply in replies.items()}
         return metrics.exposition(
-            frontends, self._workers.pages(), {state.value: states[state.value] for state in State}
+            frontends,
+            self._workers.pages(),
+            {state.value: states[state.value] for state in State},
+            self.admission.metrics(),
         )
 
     async def lift(self, model: Model) -> None:
@@ -132,6 +224,7 @@ class Deployment:
 
     async def restore(self, worker: Worker) -> None:
         """Load on a successor what its predecessor had."""
+        self.admission.measure()
         for model in self._registry.on_worker(worker.index):
             replica = model.replicas.get(worker.index)
             if replica is None or replica.state is not State.REGISTERED or model.quarantine:
@@ -143,6 +236,7 @@ class Deployment:
 
     async def take_down(self, worker: Worker) -> None:
         """Note that a worker is gone: nothing is routed to it until its successor has the models again."""
+        self.admission.budget.forget(worker.index)
         hit = []
         for model in self._registry.on_worker(worker.index):
             replica = model.replicas[worker.index]
@@ -153,17 +247,22 @@ class Deployment:
 
     async def _restore(self, model: Model, worker: Worker, replica: Replica) -> None:
         try:
-            await self._load_replica(model, worker, replica)
+            await self._load_replica(model, worker, replica, self.admission.restore(model, worker.index))
         except WorkerLost:
             replica.become(State.REGISTERED)  # and the next successor tries again
         except HeadraceError as error:
             _log.error("model.not_restored", model=model.name, worker=worker.index, error=error, detail=error.detail)
-            model.replicas.pop(worker.index, None)
             if worker.owner:
                 worker.retire()  # there is nothing that it could serve
+            elif isinstance(error, OutOfMemory):  # it may be loaded, and too large
+                await self._unload_from(worker.index, [model])
+            model.replicas.pop(worker.index, None)
             if not model.replicas and model.state is State.RESIDENT:
-                model.fail(str(error))
-                await self._withdraw_route(model)
+                if isinstance(error, OutOfMemory):
+                    model.become(State.EVICTED, f"not loaded again: {error}")
+                else:
+                    model.fail(str(error))
+                    await self._withdraw_route(model)
 
     def _check_idle(self, model: Model) -> None:
         if model.state in (State.LOADING, State.UNLOADING):
@@ -171,10 +270,18 @@ class Deployment:
 
     async def _grow(self, model: Model, count: int) -> None:
         """Add replicas and load them; the first error is raised once all have come to an end."""
+        reservations = await self.admission.admit(model, count)
+        try:
+            workers = await self._find_workers(model, count)
+        except HeadraceError:
+            self.admission.cancel(reservations)
+            raise
+        self.admission.cancel(reservations[len(workers) :])
         loads = []
-        for worker in await self._find_workers(model, count):
+        for worker, reservation in zip(workers, reservations, strict=False):
             replica = model.replicas[worker.index] = Replica(State.LOADING)
-            loads.append(self._load_replica(model, worker, replica))
+            self.admission.budget.place(reservation, worker.index)
+            loads.append(self._load_replica(model, worker, replica, reservation))
         for result in await asyncio.gather(*loads, return_exceptions=True):
             if isinstance(result, WorkerDied):
                 why = f"model {model.name}: {result} while loading it"
@@ -194,15 +301,16 @@ class Deployment:
                     await self._workers.retire(self._unused(model), self._unload_s)
                     raise result
             return [result for result in results if isinstance(result, Worker)]
-        up = await self._workers.wait_for_shared(RESTART_S)
+        while not (up := [it for it in await self._workers.wait_for_shared(RESTART_S) if not it.is_recycled]):
+            await asyncio.sleep(POLL_S)  # the only one is about to be followed by another
         free = [worker.index for worker in up if worker.index not in model.replicas]
-        counts = {index: len(self._registry.on_worker(index)) for index in free}
+        counts = {index: self.admission.budget.models_on(index) for index in free}
         return [self._workers.by_index[index] for index in placement.choose_shared(count, counts)]
 
     def _unused(self, model: Model) -> list[Worker]:
         return [worker for worker in self._workers.owned_by(model.index) if worker.index not in model.replicas]
 
-    async def _load_replica(self, model: Model, worker: Worker, replica: Replica) -> None:
+    async def _load_replica(self, model: Model, worker: Worker, replica: Replica, room: Reservation) -> None:
         replica.become(State.LOADING)
         message: dict[str, Any] = {
             "op": "load",
@@ -212,14 +320,22 @@ class Deployment:
             "handler": model.handler,
             "options": {**model.options, "isolation": model.isolation},
         }
+        pid = worker.pid
         try:
             reply = await worker.call(message, LOAD_S)
         except TimeoutError:
             self._workers.kill([worker])
             raise ModelError(f"model {model.name}: not loaded after {LOAD_S:.0f} s; its worker was ended") from None
+        else:
+            model.info = reply.get("info") or {}
+            model.is_pinned = model.is_pinned or model.info.get("pinned") is True
+            await self.admission.settle(room, model, worker, int(reply.get("grown_bytes") or 0))
+        finally:
+            self.admission.cancel([room])
+        if worker.pid != pid or not worker.is_up:
+            raise WorkerLost(f"worker {worker.index} ended just after it had loaded model {model.name}")
         if replica.state is State.LOADING:  # else it is to go already
             replica.become(State.RESIDENT)
-        model.info = reply.get("info") or {}
 
     async def _shrink(self, model: Model, indices: Sequence[int]) -> None:
         """Give up these replicas; when this returns their memory is free."""
@@ -228,24 +344,30 @@ class Deployment:
             workers = [worker for worker in self._workers.owned_by(model.index) if worker.index in doomed]
             await self._workers.retire(workers, self._unload_s)
         else:
-            await asyncio.gather(*(self._unload_replica(model, index) for index in indices))
+            await asyncio.gather(*(self._unload_from(index, [model]) for index in indices))
         for index in indices:
             model.replicas.pop(index, None)
 
-    async def _unload_replica(self, model: Model, index: int) -> None:
+    async def _unload_from(self, index: int, models: Sequence[Model]) -> None:
+        """Have a shared worker forget these models."""
         worker = self._workers.by_index.get(index)
-        if worker is None:
-            return  # the server ends
-        model.replicas[index].become(State.UNLOADING)
+        models = [model for model in models if index in model.replicas]  # an eviction may have been faster
+        if worker is None or not models:
+            return  # the server ends, or there is nothing to forget
+        for model in models:
+            model.replicas[index].become(State.UNLOADING)
+        names = [model.name for model in models]
         try:
-            await worker.call({"op": "unload", "model": model.index}, self._unload_s)
+            await worker.call({"op": "unload", "models": [model.index for model in models]}, self._unload_s)
         except WorkerLost:
-            pass  # and the model with it
+            pass  # and the models with it
         except TimeoutError:
-            _log.error("worker.stuck", worker=index, model=model.name, op="unload", waited_s=self._unload_s)
+            _log.error("worker.stuck", worker=index, models=names, op="unload", waited_s=self._unload_s)
             self._workers.kill([worker])
         except HeadraceError as error:
-            _log.error("model.not_unloaded", model=model.name, worker=index, error=error)
+            _log.error("model.not_unloaded", models=names, worker=index, error=error)
+        for model in models:
+            self.admission.budget.release(index, model.index)
 
     async def publish(self, model: Model) -> None:
         """Tell the frontends where it is now; nowhere means that requests wait for it."""

@@ -81,6 +81,7 @@ class Frontend:
             render_error,
             self.ask,
             lambda worker: channel.send({"op": "suspect", "worker": worker}),
+            self.wake,
         )
         self.path.set_surroundings(
             surroundings.CACHE_FIELDS,
@@ -130,8 +131,10 @@ class Frontend:
     def hear(self, message: Message, fds: list[int]) -> None:
         """Acts on one message of the supervisor's."""
         op = message["op"]
-        if op == "worker":
-            (self.path.worker_up if message["up"] else self.path.worker_down)(message["worker"])
+        if op == "worker" and message["up"]:
+            self.path.worker_up(message["worker"])
+        elif op == "worker":
+            self.path.worker_down(message["worker"], message["out_of_memory"])
         elif op == "route":
             self.path.set_route(
                 message["name"],
@@ -145,6 +148,11 @@ class Frontend:
             )
         elif op == "unroute":
             self.path.remove_route(message["name"])
+        elif op == "refuse":
+            self.path.refuse(message["name"], message["model"], message["status"], message["text"])
+        elif op == "uses":
+            self.channel.reply(message, uses=self.path.uses())
+            return
         elif op == "health":
             self.path.set_health(message["status"], message["text"])
             self.path.set_readiness(message["ready"], orjson.dumps(message["document"], option=_JSON))
@@ -179,6 +187,13 @@ class Frontend:
         while self.path.connections and self.loop.time() < until_s:
             await asyncio.sleep(0.01)
         self.channel.reply(message)
+
+    def wake(self, model: int) -> None:
+        """A request came for a model that no worker has; the supervisor knows whether it can be loaded again."""
+        try:
+            self.channel.send({"op": "wake", "model": model})
+        except ConnectionError:
+            pass  # the supervisor is gone, and so are we in a moment
 
     def ask(
         self, exchange: Exchange, method: str, path: str, query: str, content_type: str, body: bytes, surfaces: int

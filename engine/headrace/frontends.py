@@ -59,6 +59,7 @@ class Frontends:
     ) -> None:
         self.live: dict[int, Frontend] = {}
         self.on_suspect: Callable[[int], None] = lambda worker: None  # a worker publishes what names nothing
+        self.on_wake: Callable[[int], None] = _ignore  # a request came for a model (its index) that no worker has
         self._config = config
         self._board_fd = board_fd
         self._listeners = listeners
@@ -232,6 +233,8 @@ class Frontends:
         elif message["op"] == "suspect":
             _log.error("worker.suspect", worker=message["worker"], why="its completions name nothing that it was given")
             self.on_suspect(message["worker"])
+        elif message["op"] == "wake":
+            self.on_wake(message["model"])
         else:
             _log.error("control.unknown", frontend=frontend.index, op=message["op"])
 
@@ -263,3 +266,7 @@ class Frontends:
 
 async def _none_after(death: "asyncio.Future[Death]") -> None:
     await wait_for_death(death)
+
+
+def _ignore(model: int) -> None:
+    pass

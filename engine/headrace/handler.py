@@ -66,6 +66,8 @@ class HandlerName:
 class HandlerServable:
     """A loaded handler. Answers in batches, each with one call of handle()."""
 
+    is_pinned = False  # what its headrace.toml says, placement has read
+
     def __init__(
         self,
         name: str,

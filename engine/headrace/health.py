@@ -77,7 +77,7 @@ class Health:
             counts[model.status] += 1
             if model.state is State.LOADING:
                 amiss.append(f"model {model.name} is loading")
-            elif model.reason or model.quarantine:
+            elif (model.reason or model.quarantine) and model.state is not State.EVICTED:  # its next request loads it
                 amiss.append(f"model {model.name} is {model.status}: {model.reason or model.quarantine}")
         if len(amiss) > REASONS_MAX:
             amiss[REASONS_MAX:] = [f"and {len(amiss) - REASONS_MAX} more models"]

@@ -39,6 +39,7 @@ class Servable(Protocol):
     name: str
     max_batch_size: int  # most requests in a call of run()
     max_batch_bytes: int  # most that their bodies have together; a larger one runs alone
+    is_pinned: bool  # never to be evicted
     max_batch_delay_ns: int  # how long the first of them may wait for company
     tuner: Tuner | None  # sets size and wait from what batches cost
 

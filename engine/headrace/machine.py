@@ -46,6 +46,27 @@ def cgroup_memory_bytes(root: str = "/") -> int | None:
     return None if limit is None else int(limit)
 
 
+def memory_headroom_bytes(root: str = "/") -> int | None:
+    """What can still be taken before the machine or a control group's limit on the way up is hit. None: not told.
+
+    Page cache that the kernel would drop (inactive_file of memory.stat) counts as room, as in MemAvailable.
+    """
+    rooms = []
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", _read(Path(root, "proc/meminfo")), re.MULTILINE)
+    if found:
+        rooms.append(int(found[1]) * 1024)
+    physical = physical_memory_bytes(root)
+    for version, group in control_groups(root, "memory"):
+        limit = _memory_v2(group) if version == 2 else _memory_v1(group)
+        used = _number(_read(group / ("memory.current" if version == 2 else "memory.usage_in_bytes")))
+        if limit is None or used is None or limit >= physical:
+            continue
+        key = "inactive_file" if version == 2 else "total_inactive_file"
+        cache = re.search(rf"^{key} (\d+)$", _read(group / "memory.stat"), re.MULTILINE)
+        rooms.append(int(limit) - used + (int(cache[1]) if cache else 0))
+    return min(rooms, default=None)
+
+
 def cpu_quota(root: str = "/") -> float | None:
     """CPUs' worth of time that the control group grants, such as 1.5. None: no quota."""
     return _smallest(root, "cpu", _cpu_v2, _cpu_v1)

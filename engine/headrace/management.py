@@ -234,6 +234,7 @@ class Management:
             isolation=isolation,
             wanted=placement.replicas_of(seen, wanted, is_startup, isolation, config.workers),
             timeout_ms=config.timeout_ms,
+            is_pinned=seen.pinned,
             is_startup=is_startup,
         )
 

@@ -46,6 +46,17 @@ _WORKER = {
     ),
     "held_slots": ("headrace_worker_held_slots_total", "answers sent while the model still held a view of the request"),
 }
+# What Admission.metrics() gives.
+_MEMORY = {
+    "limit_bytes": ("headrace_memory_budget_bytes", "memory that all processes together may take"),
+    "used_bytes": ("headrace_memory_used_bytes", "measured, charged and reserved memory, as admission counts it"),
+    "measured_bytes": ("headrace_memory_measured_bytes", "memory of all processes, as last measured"),
+    "charged_bytes": ("headrace_memory_charged_bytes", "memory that loaded models are charged"),
+    "reserved_bytes": ("headrace_memory_reserved_bytes", "memory set aside for loads under way"),
+    "evictions": ("headrace_evictions_total", "models evicted"),
+    "recyclings": ("headrace_recyclings_total", "workers replaced to free what they held beyond their models"),
+    "refusals": ("headrace_refused_loads_total", "loads refused for lack of memory"),
+}
 
 
 class _Collector:
@@ -54,8 +65,9 @@ class _Collector:
         frontends: Mapping[int, Mapping[str, Any]],
         workers: Mapping[int, Mapping[str, Any]],
         models: Mapping[str, int],
+        memory: Mapping[str, int],
     ) -> None:
-        self.frontends, self.workers, self.models = frontends, workers, models
+        self.frontends, self.workers, self.models, self.memory = frontends, workers, models, memory
 
     def collect(self) -> Iterable[Any]:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -77,14 +89,21 @@ class _Collector:
                 answers.add_metric([str(index), status], count)
         yield answers
         yield family("headrace_models", "models by state", "state", self.models)
+        for key, (name, help) in _MEMORY.items():
+            kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+            yield kind(name, help, value=self.memory[key])
 
 
 def exposition(
-    frontends: Mapping[int, Mapping[str, Any]], workers: Mapping[int, Mapping[str, Any]], models: Mapping[str, int]
+    frontends: Mapping[int, Mapping[str, Any]],
+    workers: Mapping[int, Mapping[str, Any]],
+    models: Mapping[str, int],
+    memory: Mapping[str, int],
 ) -> str:
-    """Text format 0.0.4 of frontends' stats(), workers' Board.page() and the number of models in each state."""
+    """Text format 0.0.4 of frontends' stats(), workers' Board.page(), the number of models in each state, and
+    Admission.metrics()."""
     from prometheus_client import CollectorRegistry, generate_latest
 
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(frontends, workers, models))
+    registry.register(_Collector(frontends, workers, models, memory))
     return generate_latest(registry).decode()

@@ -52,6 +52,7 @@ class Model:
     shape: Sequence[int] | None = None  # of one row of it; None: any, checked by predict()
     isolation: str | None = None  # "shared" or "process"; None: the server's
     replicas: int | None = None  # None: the server's
+    pinned: bool = False  # never evicted to make room for another
     retry_members: bool = True  # run a batch that raised again, member by member, so that only the culprit fails
 
     def load(self, directory: Path) -> None:

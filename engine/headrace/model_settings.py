@@ -31,6 +31,7 @@ class ModelSettings:
     isolation: str | None
     replicas: int | None
     retry_members: bool
+    pinned: bool
 
     @classmethod
     def of(cls, model: type, directory: Path) -> "ModelSettings":
@@ -92,7 +93,7 @@ def _check_together(found: dict[str, Any], place: str) -> None:
 
 def _checked(key: str, value: Any, place: str, any_dtype: bool) -> Any:
     wanted, is_right = _CHECKS[key]
-    if value is None and key not in ("dtype", "retry_members"):
+    if value is None and key not in ("dtype", "retry_members", "pinned"):
         return None
     if not any_dtype and not is_right(value):
         raise ModelError(f"{place}: {key} = {value!r} is wrong; it must be {wanted}")
@@ -124,5 +125,6 @@ _CHECKS: dict[str, tuple[str, Any]] = {
     "shape": ("a list of integers from 1 up, such as [64]", _is_shape),
     "isolation": ("'shared' or 'process'", lambda value: value in ("shared", "process")),
     "replicas": ("an integer from 1 up", _is_count),
+    "pinned": ("true or false", lambda value: isinstance(value, bool)),
     "retry_members": ("true or false", lambda value: isinstance(value, bool)),
 }

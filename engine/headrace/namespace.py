@@ -66,7 +66,7 @@ class Canary:
         self._ref = weakref.ref(namespace)
 
     def is_gone(self) -> bool:
-        """Ask after a garbage collection (and gc.unfreeze(), where the heap was frozen): modules are cycles."""
+        """Ask after a full garbage collection: modules are cycles."""
         return self._ref() is None
 
 

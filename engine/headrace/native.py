@@ -89,6 +89,7 @@ class NativeServable:
     ) -> None:
         self.name = name
         self.settings = settings
+        self.is_pinned = settings.pinned
         self.max_batch_size = max_batch_size
         self.max_batch_bytes = max_batch_bytes
         self.max_batch_delay_ns = round(max_batch_delay_ms * 1e6)

@@ -19,7 +19,10 @@ _log = log.get("supervisor")
 
 
 class Nursery:
+    """pid: of the template, 0 while there is none."""
+
     def __init__(self, config: Config, board_fd: int, board: Board, reaper: Reaper) -> None:
+        self.pid = 0
         self._config = config
         self._board_fd = board_fd
         self._board = board
@@ -46,6 +49,7 @@ class Nursery:
                 failure = BootFailed(f"the template could not start: {error}")
                 failure.detail = getattr(error, "detail", "")
                 raise failure from None
+            self.pid = pid
             _log.info("template.up", pid=pid, imports=self._config.template_imports)
 
     async def fork(self, index: int, cpus: tuple[int, ...] | None, threads: int) -> tuple[int, AsyncChannel]:
@@ -83,4 +87,5 @@ class Nursery:
     def _on_death(self, channel: AsyncChannel, death: "asyncio.Future[object]") -> None:
         if channel.is_open and not death.cancelled():
             _log.warning("template.lost", reason=str(death.result()))
+        self.pid = 0
         channel.close()

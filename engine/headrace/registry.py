@@ -1,9 +1,9 @@
 """Which models exist, in which state, and where their replicas are. Plain bookkeeping: no I/O.
 
     registered -> loading -> resident -> unloading -> gone
-                     |
-                     v
-                  failed (and why)
+                   |   ^        |
+                   v   |        v
+              failed   +---- evicted       (each with its reason)
 
 Invariants
 1. A name is taken from register() until remove(); only a failed model may be replaced.
@@ -28,6 +28,7 @@ class State(enum.Enum):
     REGISTERED = "registered"
     LOADING = "loading"
     RESIDENT = "resident"
+    EVICTED = "evicted"  # its next request loads it again
     UNLOADING = "unloading"
     FAILED = "failed"
 
@@ -49,7 +50,10 @@ class Model:
     the worker's loader; index: its number in every process.
 
     isolation: "shared" or "process"; wanted: replicas asked for; replicas: worker index -> Replica; is_routed:
-    frontends know it; reason: of a failure; quarantine: why it is set aside now, and for how long; empty: it is not.
+    frontends know it; reason: of a failure, an eviction, or a load that was refused; is_pinned: never evicted.
+    used_ns: its latest request, loaded_ns: the end of its last load (CLOCK_MONOTONIC; 0: none yet); in_flight: requests
+    under way when frontends were last asked; needs_bytes: what a replica took when it was loaded last (0: not known);
+    quarantine: why it is set aside now, and for how long; empty: it is not.
     """
 
     name: str
@@ -66,6 +70,11 @@ class Model:
     is_default: bool = False
     is_routed: bool = False
     state: State = State.REGISTERED
+    is_pinned: bool = False
+    used_ns: int = 0
+    loaded_ns: int = 0
+    in_flight: int = 0
+    needs_bytes: int = 0
     reason: str = ""
     quarantine: str = ""
     quarantined_for_s: float = 0.0
@@ -82,13 +91,17 @@ class Model:
         """Workers that can take requests for it, ascending."""
         return sorted(worker for worker, replica in self.replicas.items() if replica.state is State.RESIDENT)
 
+    def become(self, state: State, reason: str = "") -> None:
+        self.state, self.reason = state, reason
+
     def fail(self, reason: str) -> None:
-        self.state, self.reason = State.FAILED, reason
+        self.become(State.FAILED, reason)
 
 
 class Registry:
     def __init__(self) -> None:
         self._models: dict[str, Model] = {}
+        self._by_index: dict[int, Model] = {}
         self._next_index = 1
 
     def __iter__(self) -> Iterator[Model]:
@@ -103,9 +116,12 @@ class Registry:
     def register(self, name: str, path: str, url: str, **fields: Any) -> Model:
         """Take *name* for a new model; fields: of Model. Raises RequestError for a name that cannot be, Conflict."""
         self.check_free(name)
+        failed = self._models.get(name)
+        if failed is not None:
+            self.remove(failed)
         model = Model(name, path, url, self._next_index, **fields)
         self._next_index += 1
-        self._models[name] = model
+        self._models[name] = self._by_index[model.index] = model
         return model
 
     def check_free(self, name: str) -> None:
@@ -122,8 +138,13 @@ class Registry:
         except KeyError:
             raise ModelNotFound(f"Model not found: {name}") from None
 
+    def find(self, index: int) -> Model | None:
+        """The model of that number, while it is registered."""
+        return self._by_index.get(index)
+
     def remove(self, model: Model) -> None:
         """Free the name, unless another model has it by now."""
+        self._by_index.pop(model.index, None)
         if self._models.get(model.name) is model:
             del self._models[model.name]
 

@@ -97,7 +97,9 @@ class Supervisor:
         self._frontends.on_suspect = lambda worker: self._workers.kill([self._workers.by_index[worker]])
         self._health = Health(config, self._registry, self._workers, self._frontends)
         self._archives = Archives(self._reaper)
-        self._deployment = Deployment(config, self._registry, self._workers, self._frontends, self._archives)
+        self._deployment = Deployment(
+            config, self._registry, self._workers, self._frontends, self._archives, self._board_fd
+        )
         self._workers.on_up, self._workers.on_down = self._deployment.restore, self._deployment.take_down
         self._quarantine = Quarantine(self._registry, self._deployment.publish, self._deployment.lift)
         self._workers.on_blame = self._quarantine.blame
@@ -106,7 +108,7 @@ class Supervisor:
 
     async def run(self) -> int:
         """Start, serve, drain; returns the exit status."""
-        watches = [asyncio.create_task(self._watchdog.run()), asyncio.create_task(self._health.run())]
+        watches = [asyncio.create_task(it.run()) for it in (self._watchdog, self._health, self._deployment.admission)]
         for watch in watches:
             guard(watch, self._fail)
         try:

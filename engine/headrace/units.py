@@ -62,6 +62,14 @@ def format_size(count_bytes: int) -> str:
     return str(count_bytes)
 
 
+def about_size(count_bytes: int) -> str:
+    """Three digits or so, for people: 3355443200 -> "3.1 GiB", 1000 -> "1000 bytes"."""
+    for power, prefix in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if abs(count_bytes) >= 1024**power:
+            return f"{count_bytes / 1024**power:.1f} {prefix}"
+    return f"{count_bytes} bytes"
+
+
 def format_duration(ms: float) -> str:
     """60000 -> "60s", 250 -> "250ms", 7200000 -> "2h"; whole seconds below two minutes stay seconds."""
     for length, unit in ((3_600_000, "h"), (60_000, "m"), (1000, "s")):

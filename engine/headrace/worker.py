@@ -13,11 +13,17 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from headrace import errors, loaders, log, media, stand_in
+from headrace import errors, footprint, loaders, log, media, stand_in
 from headrace._worker import Port, Request
 from headrace.compression import Codings
 from headrace.config import Config
 from headrace.control import Channel, Message
+
+# A full collection over thousands of models takes tens of ms, so none comes by itself before so many of the middle
+# generation's, each some 7,000 new objects apart; one comes with each unload, and in a pause after traffic. What the
+# template brought is frozen for good: thawing it would have a collection write to pages that all workers share.
+FULL_COLLECTION = 1000
+IDLE_COLLECTION = 10
 
 _UNANSWERED = errors.HeadraceError("the model did not answer the request")
 
@@ -66,8 +72,11 @@ class Worker:
         while not self.is_stopping:
             if self.port.control_waits():
                 self.hear()
-            elif not self.step() and os.getppid() != self.supervisor:
-                return
+            elif not self.step():
+                if os.getppid() != self.supervisor:
+                    return
+                if gc.get_count()[2] >= IDLE_COLLECTION:
+                    gc.collect()
 
     def step(self, heed_control: bool = True) -> bool:
         """Runs one batch; False when there was none."""
@@ -108,6 +117,7 @@ class Worker:
     def load(self, message: Message) -> None:
         index, name = message["model"], message["name"]
         self.port.loading(index)
+        before = footprint.anonymous_bytes(os.getpid())
         try:
             options = loaders.Options(name=name, **self.defaults(), **message["options"])
             servable = loaders.load(Path(message["path"]), message["handler"], options, index)
@@ -119,9 +129,11 @@ class Worker:
             self.port.idle()
         self.models[index] = servable
         self.port.serve(index, servable)
-        gc.collect()
-        gc.freeze()  # a full collection over thousands of models takes tens of ms, over frozen ones none
-        self.channel.reply(message, info={"max_batch_size": servable.max_batch_size})
+        gc.collect(1)  # what the load left behind; see FULL_COLLECTION for the rest
+        grown = max(0, footprint.anonymous_bytes(os.getpid()) - before)
+        self.channel.reply(
+            message, info={"max_batch_size": servable.max_batch_size, "pinned": servable.is_pinned}, grown_bytes=grown
+        )
 
     def defaults(self) -> dict[str, Any]:
         config = self.config
@@ -135,20 +147,23 @@ class Worker:
         }
 
     def unload(self, message: Message) -> None:
-        """Answers what waits for the model, then forgets it; after the reply its memory is the kernel's again."""
-        index = message["model"]
-        servable = self.models.pop(index, None)
-        if servable is not None:
-            while self.port.waiting(index):
-                self.step(heed_control=False)
-            self.port.withdraw(index)
-            name = servable.name
-            canary = servable.unload()
-            del servable
-            gc.unfreeze()
+        """Answers what waits for the models, then forgets them; after the reply their memory is the kernel's again.
+
+        Many at once, since the collection that frees their cycles walks over everything that lives here.
+        """
+        canaries = []
+        for index in message["models"]:
+            servable = self.models.pop(index, None)
+            if servable is not None:
+                while self.port.waiting(index):
+                    self.step(heed_control=False)
+                self.port.withdraw(index)
+                canaries.append((servable.name, servable.unload()))
+                del servable
+        if canaries:
             gc.collect()
-            gc.freeze()
             _give_memory_back()
+        for name, canary in canaries:
             if not canary.is_gone():
                 self.log.warning(
                     "model.lingers", model=name, why="something outside the model still refers to its module"
@@ -169,6 +184,7 @@ def main(control_fd: int, board_fd: int, index: int, config: Config) -> NoReturn
     faulthandler.enable()  # a crash, or the watchdog's SIGABRT, leaves a traceback of all threads
     log.configure(config.log_level, config.log_format, f"worker-{index}")
     stand_in.install("ts")  # `mms` is the namespaces' affair: there it comes before an installed one
+    gc.set_threshold(700, 10, FULL_COLLECTION)
     code = errors.Exit.OK
     try:
         Worker(control_fd, board_fd, index, config).run()

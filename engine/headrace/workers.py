@@ -47,6 +47,7 @@ class Worker:
     is_stuck: bool = False  # the watchdog ends it
     retired: asyncio.Event = field(default_factory=asyncio.Event)
     keeper: "asyncio.Task[None] | None" = None
+    is_recycled: bool = False  # its process was told to end, to be followed by a smaller one
 
     async def call(self, message: Message, timeout_s: float | None = None) -> Message:
         """The reply to *message*. Raises the remote error, TimeoutError, and WorkerLost with how it ended."""
@@ -57,6 +58,13 @@ class Worker:
             return await channel.call(message, timeout=timeout_s)
         except ConnectionError:
             raise WorkerDied(self.index, await wait_for_death(death)) from None
+
+    def recycle(self) -> None:
+        """Have the process answer what is queued and end; a successor follows. Take its routes away first."""
+        if self.is_up and self.channel is not None:
+            self.is_recycled = True
+            with contextlib.suppress(ConnectionError):  # it ends already
+                self.channel.send({"op": "stop"})
 
     def retire(self) -> None:
         """Have no successor; the process is to answer what is queued and end, one still starting once it is up."""
@@ -112,6 +120,11 @@ class Workers:
 
     def owned_by(self, model: int) -> list[Worker]:
         return [worker for worker in self.by_index.values() if worker.owner == model]
+
+    @property
+    def template_pid(self) -> int:
+        """The process that workers are forked from; 0 while there is none."""
+        return self._nursery.pid
 
     def pages(self) -> dict[int, dict[str, Any]]:
         """What each worker that is up says about itself on the board."""
@@ -255,17 +268,21 @@ class Workers:
         assert worker.channel is not None
         worker.channel.close()
         was_up, worker.is_up, worker.death, worker.channel = worker.is_up, False, None, None
+        is_recycled, worker.is_recycled = worker.is_recycled, False
         if not any(other.is_up for other in self.shared()):
             self._came_up.clear()
         if was_up:
-            if worker.retired.is_set() and death.is_clean:
-                _log.info("worker.retired", worker=worker.index, pid=worker.pid)
+            if death.is_clean and (worker.retired.is_set() or is_recycled):
+                event = "worker.retired" if worker.retired.is_set() else "worker.recycled"
+                _log.info(event, worker=worker.index, pid=worker.pid)
             else:
                 _log.error("worker.lost", worker=worker.index, **death.fields())
                 page = self._board.page(worker.index)
                 if page["state"] in ("running", "loading") and not worker.retired.is_set():
                     await self.on_blame(worker.index, page["state_model"], death, worker.is_stuck)
-            await self._frontends.broadcast({"op": "worker", "worker": worker.index, "up": False})
+            await self._frontends.broadcast(
+                {"op": "worker", "worker": worker.index, "up": False, "out_of_memory": death.out_of_memory}
+            )
         self._board.reset(worker.index)
         if was_up:
             await self.on_down(worker)

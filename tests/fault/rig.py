@@ -188,6 +188,7 @@ class Rig:
         } | limits
         self.is_drained = False  # a test has had it take no more requests
         self.suspects: list[int] = []
+        self.woken: list[int] = []  # models that had requests and no worker
         self.errors: list[dict[str, Any]] = []
         self.sockets: list[socket.socket] = []
         largest = largest_slot(self.limits["max_request"], self.limits["max_response"])
@@ -212,6 +213,7 @@ class Rig:
                 lambda status, text: json.dumps({"code": status, "message": text}).encode(),
                 lambda *asked: None,
                 self.suspects.append,
+                self.woken.append,
             )
             self.loop.add_reader(self.eventfd, self.path.wake)
             self.server = await self.loop.create_server(lambda: self.path.protocol(INFERENCE), "127.0.0.1", 0)

@@ -15,7 +15,7 @@ MODEL_LIBRARIES = "numpy scipy pandas sklearn torch tensorflow xgboost joblib"
 SIDES = {
     "roots": (
         "errors log units machine parsers config metrics affinity control media model_settings processes archive "
-        "keystore stand_in surroundings",
+        "keystore stand_in surroundings footprint",
         "roots",
         MODEL_LIBRARIES,
     ),
@@ -29,7 +29,7 @@ SIDES = {
     ),
     "supervisor": (
         "supervisor watchdog children deployment fetch listeners management nursery openapi parameters frontends "
-        "workers registry placement artifact archives health quarantine access",
+        "workers registry placement artifact archives health quarantine access budget admission eviction",
         "roots loops supervisor",
         MODEL_LIBRARIES,
     ),

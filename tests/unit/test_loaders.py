@@ -168,12 +168,13 @@ def test_handler_takes_one_request_a_call_unless_registered_with_more(tmp_path, 
 def test_settings_file_overrides_the_class(tmp_path):
     write(
         tmp_path,
-        headrace_toml='shape = [3, 4]\ndtype = "int64"\nisolation = "process"\nreplicas = 2\nretry_members = false',
+        headrace_toml='shape = [3, 4]\ndtype = "int64"\nisolation = "process"\nreplicas = 2\nretry_members = false\n'
+        "pinned = true",
     )
     from headrace import Model
 
     settings = ModelSettings.of(Model, tmp_path)
-    assert settings == ModelSettings(None, None, None, None, "int64", (3, 4), "process", 2, False)
+    assert settings == ModelSettings(None, None, None, None, "int64", (3, 4), "process", 2, False, True)
     assert read_settings(tmp_path)["isolation"] == "process"
 
 
@@ -191,6 +192,7 @@ def test_settings_file_overrides_the_class(tmp_path):
         ("shape = [0]", r"shape = \[0\] is wrong"),
         ('isolation = "both"', "isolation = 'both' is wrong"),
         ("retry_members = 1", "retry_members = 1 is wrong"),
+        ("pinned = 1", "pinned = 1 is wrong; it must be true or false"),
         ("shape = [", "is not TOML"),
         ("\x00", "is not TOML"),
     ],

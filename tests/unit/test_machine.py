@@ -1,6 +1,7 @@
 """machine: limits read from fake trees that look as the kernel and the container engines make them."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -133,6 +134,27 @@ def test_what_cannot_be_read_is_no_limit(tree, files):
 )
 def test_usable_cores_are_the_mask_capped_by_the_quota_rounded_up(tree, quota, cpus, cores):
     assert machine.usable_cores(v2(tree, **{"cpu.max": f"{quota} 100000"}), cpus=cpus) == cores
+
+
+def test_headroom_is_the_least_of_what_the_machine_and_the_groups_have_left(tree):
+    meminfo = "MemTotal: 8388608 kB\nMemAvailable: 4194304 kB\n"
+    group = {
+        "memory.max": str(3 << 30),
+        "memory.current": str(2 << 30),
+        "memory.stat": f"anon 5\ninactive_file {1 << 28}",
+    }
+    root = v2(tree, **group)
+    Path(root, "proc/meminfo").write_text(meminfo)
+    assert machine.memory_headroom_bytes(root) == (1 << 30) + (1 << 28)
+    root = v2(tree, **{**group, "memory.max": "max"})
+    Path(root, "proc/meminfo").write_text(meminfo)
+    assert machine.memory_headroom_bytes(root) == 4 << 30
+
+
+def test_headroom_of_this_machine():
+    room = machine.memory_headroom_bytes()
+    assert room is not None
+    assert 0 < room <= machine.physical_memory_bytes()
 
 
 def test_this_machine():

@@ -40,19 +40,19 @@ class Server:
         self.config = config
         board_fd = create_board()
         board = Board(board_fd)
-        os.close(board_fd)
         nobody: Any = None
         self.registry = Registry()
         self.frontends = Frontends(config, -1, {}, nobody, nobody, list, nobody, nobody)
         plan = affinity.plan_for("off", 2, 1, (0,), 1, {})
         nursery = Nursery(config, -1, board, nobody)
         self.workers = Workers(config, board, nursery, nobody, plan, self.frontends, lambda: None, nobody)
-        self.deployment = Deployment(config, self.registry, self.workers, self.frontends, Archives(nobody))
+        self.deployment = Deployment(config, self.registry, self.workers, self.frontends, Archives(nobody), board_fd)
         self.management = Management(config, self.registry, self.deployment)
         self.gate = asyncio.Event()  # loads of models called "slow" wait for it
         self.gate.set()
         self.peers: list[AsyncChannel] = []
         self.tasks: list[asyncio.Task[None]] = []
+        self.board_fd = board_fd
         ours = self.play("frontend", self.play_frontend)
         death: asyncio.Future[Death] = asyncio.get_running_loop().create_future()
         self.frontends.live[0] = Frontend(0, 0, ours, death, asyncio.Event(), -1, -1)
@@ -105,6 +105,7 @@ class Server:
         return reply["status"], json.loads(reply["body"])
 
     def close(self) -> None:
+        os.close(self.board_fd)
         for peer in self.peers:
             peer.close()
         for task in self.tasks:

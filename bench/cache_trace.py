@@ -1,0 +1,117 @@
+"""Does the budget hold, and is the cache as good as an ideal one: Zipf traffic over more models than fit.
+
+    python -m bench.cache_trace [--models 2000] [--fit 500] [--requests 10000]
+
+All models are registered; the budget is what a server takes that has loaded and used `fit` of them. Four clients send
+one trace in its order; each answer is checked. Memory is the proportional set size of all processes, sampled. The same
+trace runs through a simulated least-recently-used cache of `fit` models.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bench import environment, procfs, store
+from bench.errors import BenchError
+
+EXPONENT = 0.9
+RESERVE = 0.97  # of the budget is for admission (budget.RESERVE_SHARE)
+SAMPLE_S = 0.25
+
+
+def ideal_hits(trace: Sequence[int], capacity: int, warm: Sequence[int]) -> int:
+    """Hits of a least-recently-used cache of that many models; warm: what it was filled with, in order."""
+    cache: OrderedDict[int, None] = OrderedDict()
+    hits = 0
+    for turn, model in enumerate([*warm, *trace]):
+        if model in cache:
+            cache.move_to_end(model)
+            hits += turn >= len(warm)
+        else:
+            cache[model] = None
+            if len(cache) > capacity:
+                cache.popitem(last=False)
+    return hits
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=int, default=2000)
+    parser.add_argument("--fit", type=int, default=500)
+    parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--output", type=Path, default=Path("bench/results/cache_trace.json"))
+    arguments = parser.parse_args()
+    place = Path(tempfile.mkdtemp(prefix="headrace-bench-"))
+    try:
+        store.write(place, arguments.models)
+        figures = measure(place, arguments.models, arguments.fit, arguments.requests, arguments.workers)
+    except BenchError as error:
+        print(f"cache_trace: {error}", file=sys.stderr)
+        return 1
+    finally:
+        shutil.rmtree(place)
+    store.save(arguments.output, {"environment": environment.describe(sys.argv), "figures": figures})
+    return 0
+
+
+def measure(place: Path, models: int, fit: int, requests: int, workers: int) -> dict[str, object]:
+    rng = np.random.default_rng(11)
+    weights = 1 / np.arange(1, models + 1) ** EXPONENT
+    trace = rng.permutation(models)[rng.choice(models, requests, p=weights / weights.sum())].tolist()
+    with store.server(place, None, workers).running() as running:
+        for act in (store.Client.load, store.Client.invoke):
+            store.in_parallel(act, running.port, place, range(fit))
+        used = store.Client(running.port, place).metrics()["headrace_memory_measured_bytes"]
+    budget = int(used / RESERVE)
+    with store.server(place, budget, workers).running() as running:
+        client = store.Client(running.port, place)
+        store.in_parallel(store.Client.load, running.port, place, range(models))
+        before = client.metrics()
+        peaks, done = [0], threading.Event()
+        sampler = threading.Thread(target=_sample, args=(running.pid, peaks, done))
+        sampler.start()
+        began = time.monotonic()
+        try:
+            store.in_parallel(store.Client.invoke, running.port, place, trace)
+        finally:
+            done.set()
+            sampler.join()
+        took_s = time.monotonic() - began
+        after = client.metrics()
+    resident = 'headrace_models{state="resident"}'
+    evictions = after["headrace_evictions_total"] - before["headrace_evictions_total"]
+    reloads = evictions + after[resident] - before[resident]
+    hit_rate = 1 - reloads / requests
+    ideal = ideal_hits(trace, fit, range(models)) / requests
+    return {
+        "models": models,
+        "resident": [before[resident], after[resident]],
+        "requests": requests,
+        "errors": 0,  # the first one ends the run
+        "requests_per_s": round(requests / took_s, 1),
+        "reloads": reloads,
+        "hit_percent": round(100 * hit_rate, 2),
+        "ideal_hit_percent": round(100 * ideal, 2),
+        "budget_mib": round(budget / 2**20, 1),
+        "peak_pss_mib": round(max(peaks) / 2**20, 1),
+        "peak_percent_of_budget": round(100 * max(peaks) / budget, 1),
+        "refused": after["headrace_refused_loads_total"],
+    }
+
+
+def _sample(pid: int, peaks: list[int], done: threading.Event) -> None:
+    while not done.wait(SAMPLE_S):
+        peaks.append(procfs.pss_bytes(pid))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""How much memory a model costs beyond its weights, how fast models are loaded, and whether all of it comes back.
+
+    python -m bench.density [--models 1000] [--cycles 10] [--workers 2]
+
+Loads all models by POST /models from four clients, unloads them again, `cycles` times. Memory is the proportional set
+size of all processes, read by the kernel. The clients share the machine's cores with the server.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench import environment, procfs, store
+from bench.errors import BenchError
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=int, default=1000)
+    parser.add_argument("--cycles", type=int, default=10)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--output", type=Path, default=Path("bench/results/density.json"))
+    arguments = parser.parse_args()
+    place = Path(tempfile.mkdtemp(prefix="headrace-bench-"))
+    try:
+        store.write(place, arguments.models)
+        figures = measure(place, arguments.models, arguments.cycles, arguments.workers)
+    except BenchError as error:
+        print(f"density: {error}", file=sys.stderr)
+        return 1
+    finally:
+        shutil.rmtree(place)
+    store.save(arguments.output, {"environment": environment.describe(sys.argv), "figures": figures})
+    return 0
+
+
+def measure(place: Path, count: int, cycles: int, workers: int) -> dict[str, object]:
+    rounds = []
+    with store.server(place, None, workers).running() as running:
+        store.in_parallel(store.Client.load, running.port, place, range(1))  # what the first load brings with it
+        store.in_parallel(store.Client.unload, running.port, place, range(1))
+        empty_bytes = procfs.pss_bytes(running.pid)
+        for _ in range(cycles):
+            began = time.monotonic()
+            store.in_parallel(store.Client.load, running.port, place, range(count))
+            loaded = time.monotonic()
+            full_bytes = procfs.pss_bytes(running.pid)
+            store.in_parallel(store.Client.invoke, running.port, place, range(count))
+            used = time.monotonic()
+            used_bytes = procfs.pss_bytes(running.pid)
+            store.in_parallel(store.Client.unload, running.port, place, range(count))
+            ended = time.monotonic()
+            rounds.append(
+                {
+                    "loads_per_s": round(count / (loaded - began), 1),
+                    "unloads_per_s": round(count / (ended - used), 1),
+                    "kib_beyond_weights": round(((full_bytes - empty_bytes) / count - store.WEIGHTS_BYTES) / 1024, 2),
+                    "kib_beyond_weights_used": round(
+                        ((used_bytes - empty_bytes) / count - store.WEIGHTS_BYTES) / 1024, 2
+                    ),
+                    "full_mib": round(full_bytes / 2**20, 1),
+                    "left_mib": round((procfs.pss_bytes(running.pid) - empty_bytes) / 2**20, 2),
+                    "descriptors": procfs.descriptors(running.pid),
+                }
+            )
+    return {"models": count, "workers": workers, "empty_mib": round(empty_bytes / 2**20, 1), "rounds": rounds}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
