@@ -67,7 +67,6 @@ typedef struct {
     uint64_t pad1[4];
     uint64_t requests; /* worker: counters */
     uint64_t batches;
-    uint64_t rows;
     uint64_t spins; /* waits that ended while spinning */
     uint64_t parks; /* waits that went to sleep */
     uint64_t bells; /* frontends woken */
@@ -75,7 +74,7 @@ typedef struct {
     uint64_t held_slots; /* completions sent while the model still held a view */
     uint64_t dropped;    /* requests that nobody waited for any more when their turn came: client gone, or deadline passed */
     uint64_t invalid_submissions; /* entries that named memory outside of their slot, or nothing that was waited for */
-    uint64_t pad2[478];
+    uint64_t pad2[479];
 } WorkerPage;
 
 typedef struct {

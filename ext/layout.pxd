@@ -58,7 +58,6 @@ cdef extern from "layout.h" nogil:
         uint64_t turns
         uint64_t requests
         uint64_t batches
-        uint64_t rows
         uint64_t spins
         uint64_t parks
         uint64_t bells

@@ -152,7 +152,6 @@ cdef class Board:
             "turns": load_relaxed(&page.turns),
             "requests": load_relaxed(&page.requests),
             "batches": load_relaxed(&page.batches),
-            "rows": load_relaxed(&page.rows),
             "spins": load_relaxed(&page.spins),
             "parks": load_relaxed(&page.parks),
             "bells": load_relaxed(&page.bells),
