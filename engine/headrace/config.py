@@ -267,7 +267,7 @@ class Config:
         30_000, "time without progress of a request body", "BODY_TIMEOUT", "seconds", 1, _HOUR_MS
     )
     min_rate: int = knob(
-        240,
+        240,  # as ASP.NET Core has it (KestrelServerLimits.MinRequestBodyDataRate)
         "bytes per second that a body must bring, and an unread answer lose, on average over its time-out; 0 = any "
         "progress will do",
         "MIN_RATE",
