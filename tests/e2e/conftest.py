@@ -18,6 +18,26 @@ from typing import IO, Any
 import psutil
 import pytest
 
+ECHO = """
+from headrace import Model
+class Echo(Model):
+    def handle(self, requests):
+        return [bytes(request.body) for request in requests]
+"""
+# Answers only when the file `go` lies beside it; `begun` says that it runs.
+GATED = """
+import os, pathlib, time
+from headrace import Model
+class Gated(Model):
+    def load(self, directory):
+        self.directory = directory
+    def handle(self, requests):
+        (self.directory / "begun").touch()
+        while not (self.directory / "go").exists():
+            time.sleep(0.005)
+        return [{"pid": os.getpid()} for _ in requests]
+"""
+
 WATCHDOG_S = 60.0  # a broken server fails a test; nothing waits for luck
 
 

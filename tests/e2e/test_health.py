@@ -4,26 +4,7 @@ import signal
 import socket
 from pathlib import Path
 
-from conftest import Serve, Server, in_background, wait_until, write_model
-
-ECHO = """
-from headrace import Model
-class Echo(Model):
-    def handle(self, requests):
-        return [bytes(request.body) for request in requests]
-"""
-GATED = """
-import time
-from headrace import Model
-class Gated(Model):
-    def load(self, directory):
-        self.directory = directory
-    def handle(self, requests):
-        (self.directory / "begun").touch()
-        while not (self.directory / "go").exists():
-            time.sleep(0.005)
-        return [b"{}" for _ in requests]
-"""
+from conftest import ECHO, GATED, Serve, Server, in_background, wait_until, write_model
 
 
 def test_live_and_ready_are_answered_on_both_ports(serve: Serve, tmp_path: Path) -> None:

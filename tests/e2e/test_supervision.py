@@ -13,27 +13,8 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import Serve, Server, in_background, wait_until
+from conftest import ECHO, GATED, Serve, Server, in_background, wait_until
 
-ECHO = """
-from headrace import Model
-class Echo(Model):
-    def handle(self, requests):
-        return [bytes(request.body) for request in requests]
-"""
-# Answers only when the file `go` lies beside it; `begun` says that it runs.
-GATED = """
-import os, pathlib, time
-from headrace import Model
-class Gated(Model):
-    def load(self, directory):
-        self.directory = directory
-    def handle(self, requests):
-        (self.directory / "begun").touch()
-        while not (self.directory / "go").exists():
-            time.sleep(0.005)
-        return [{"pid": os.getpid()} for _ in requests]
-"""
 HANDLER = """
 import os
 def handle(data, context):
