@@ -1,20 +1,19 @@
 """A cheap look at a model's files, running none of its code: what placement and registration need to know."""
 
 import contextlib
-import json
 import os
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from headrace.errors import ModelError
+from headrace import manifest
+from headrace.errors import InvalidModel, ModelError
 from headrace.model_settings import SETTINGS_FILE, parse_settings
 
-MANIFEST = "MAR-INF/MANIFEST.json"
 NATIVE = "model.py"
 FILES_MAX = 10_000  # that are added up
-READ_MAX = 1 << 20  # bytes of a file that are looked at
+READ_MAX = manifest.BYTES_MAX + 1  # bytes of a file that are looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +71,16 @@ def size_bytes(path: str) -> int:
 
 def _artifact(read: Callable[[str], bytes | None], path: str) -> Artifact:
     """read: gives the beginning of the file of that name, None when there is none."""
-    source, manifest, text = read(NATIVE), read(MANIFEST), read(SETTINGS_FILE)
+    source, text = read(NATIVE), read(SETTINGS_FILE)
     settings = {} if text is None else parse_settings(text, f"{path}/{SETTINGS_FILE}")
-    is_native = manifest is None and source is not None and b"headrace" in source
+    try:
+        found = manifest.read(read, path)
+    except InvalidModel:
+        return Artifact(False, None)  # the load will say so
+    is_native = found is None and source is not None and b"headrace" in source
     return Artifact(
         is_native,
-        _name_in(manifest),
+        manifest.model_name(found),
         settings.get("isolation"),
         settings.get("replicas"),
         settings.get("pinned", False),
@@ -90,11 +93,3 @@ def _head(path: Path) -> bytes | None:
             return file.read(READ_MAX)
     except OSError:
         return None
-
-
-def _name_in(manifest: bytes | None) -> str | None:
-    try:
-        name = json.loads(manifest or b"null")["model"]["modelName"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return None
-    return name if isinstance(name, str) and name else None

@@ -166,6 +166,14 @@ class Config:
         "bool",
         shown="true; false in SageMaker mode",
     )
+    initialize_errors: str = knob(
+        "refuse",
+        "what becomes of an MMS handler whose `initialize` raises: the load is refused, or, as in MMS, it is served, "
+        "since it may try again at its first request",
+        "INITIALIZE_ERRORS",
+        "choice",
+        choices=("refuse", "retry"),
+    )
     template_imports: tuple[str, ...] = knob(
         ("numpy",),
         "modules, apart by commas, that are imported once, before workers are forked",

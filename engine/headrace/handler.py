@@ -191,11 +191,14 @@ class HandlerServable:
         request.reply(status if _is_status(status) else 500, kind, body, fields)
 
 
-def load_handler(name: HandlerName, isolation: Isolation, context: Context, model: str) -> EntryPoint:
+def load_handler(
+    name: HandlerName, isolation: Isolation, context: Context, model: str, retries_initialize: bool = False
+) -> EntryPoint:
     """Imports the handler's module and starts it as Multi Model Server does. To be run through isolation.call().
 
-    A function is called once with (None, context). A class is made, and its initialize(context) called; an exception of
-    that is logged and the load goes on (such handlers try again at their first request), but MemoryError is not.
+    A function is called once with (None, context). A class is made, and its initialize(context) called, whose exception
+    is the load's. retries_initialize: as in that server it is logged instead, and the handler, which may try again at
+    its first request, is served; MemoryError is the load's all the same.
     """
     module = isolation.import_module(name.module)
     function = getattr(module, name.function, None)
@@ -208,9 +211,9 @@ def load_handler(name: HandlerName, isolation: Isolation, context: Context, mode
     if initialize is not None:
         try:
             initialize(context)
-        except MemoryError:
-            raise
         except Exception as exc:
+            if isinstance(exc, MemoryError) or not retries_initialize:
+                raise
             _log.warning("handler.initialize", model=model, traceback=isolation.traceback(exc))
     handle: EntryPoint = service.handle
     return handle

@@ -1,7 +1,7 @@
 """From a model directory to something that answers requests.
 
 Entry points, in the order they are tried:
-1. the handler named when the model was registered, or by an MMS manifest (`MAR-INF/MANIFEST.json`);
+1. the handler named when the model was registered, or by the manifest of its archive (manifest.py);
 2. native: a `model.py` whose text mentions headrace;
 3. the server's default handler (`default_service_handler`, SAGEMAKER_HANDLER);
 4. a SageMaker script, `code/inference.py` or `inference.py`;
@@ -11,16 +11,16 @@ A `model.py` alone proves nothing: many a PyTorch model keeps its network in one
 default handler comes before the script, since it is a framework's that reads the script by rules of its own.
 """
 
-import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
-from headrace.errors import InvalidModel, ModelError, OutOfMemory
+from headrace import manifest
+from headrace.errors import ModelError, OutOfMemory
 from headrace.handler import HandlerName, HandlerServable, load_handler
+from headrace.manifest import Manifest
 from headrace.mms.context import Context
 from headrace.model import Model
 from headrace.model_settings import ModelSettings
@@ -29,8 +29,6 @@ from headrace.native import NativeServable
 from headrace.request import Request
 from headrace.script import find_script, load_script
 from headrace.tuner import Tuner
-
-MANIFEST = Path("MAR-INF", "MANIFEST.json")
 
 
 class Servable(Protocol):
@@ -70,6 +68,7 @@ class Options:
     batch_delay_ms: float | None = None
     default_handler: str | None = None
     decode_input: bool = True
+    retries_initialize: bool = False
     gpu_id: int | None = None
     max_request_bytes: int = 100 << 20
 
@@ -79,7 +78,7 @@ class Entry:
     """What to load. handler: None for a native model; is_script: it is a SageMaker script; manifest: of the archive."""
 
     handler: HandlerName | None
-    manifest: Mapping[str, Any] | None
+    manifest: Manifest | None
     is_script: bool = False
 
 
@@ -87,39 +86,25 @@ def find_entry(directory: Path, handler: str | None, default_handler: str | None
     """Which entry point the directory has; runs no code of the model. ModelError names what was looked for."""
     if not directory.is_dir():
         raise ModelError(f"{directory} is not a directory")
-    manifest = read_manifest(directory)
-    named = handler or _manifest_handler(manifest)
+    found = manifest.of_directory(directory)
+    named = handler or manifest.handler(found)
     if named:
-        return Entry(HandlerName.parse(named), manifest)
+        return Entry(HandlerName.parse(named), found)
     source = directory / "model.py"
     is_there = source.is_file()
     if is_there and b"headrace" in source.read_bytes():
-        return Entry(None, manifest)
+        return Entry(None, found)
     if default_handler:
-        return Entry(HandlerName.parse(default_handler), manifest)
+        return Entry(HandlerName.parse(default_handler), found)
     script = find_script(directory, os.environ)
     if script is not None:
-        return Entry(script, manifest, is_script=True)
+        return Entry(script, found, is_script=True)
     if is_there:
-        return Entry(None, manifest)
+        return Entry(None, found)
     raise ModelError(
-        f"{directory} holds no model: looked for a handler in {MANIFEST}, for model.py with a headrace.Model, "
+        f"{directory} holds no model: looked for a handler in {manifest.PATH}, for model.py with a headrace.Model, "
         "for code/inference.py, and for a default handler in the server's settings"
     )
-
-
-def read_manifest(directory: Path) -> dict[str, Any] | None:
-    """The MMS manifest of an unpacked archive; None without one. InvalidModel when it is not a JSON object."""
-    path = directory / MANIFEST
-    try:
-        manifest = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InvalidModel(f"{path} is not JSON: {error}") from None
-    if not isinstance(manifest, dict):
-        raise InvalidModel(f"{path} must be a JSON object, not {type(manifest).__name__}")
-    return manifest
 
 
 def load(directory: Path, handler: str | None, options: Options, namespace_index: int) -> Servable:
@@ -170,7 +155,7 @@ def _load(directory: Path, entry: Entry, options: Options, isolation: Isolation)
     if entry.is_script:
         function = load_script(isolation.import_module(entry.handler.module), context)
     else:
-        function = load_handler(entry.handler, isolation, context, options.name)
+        function = load_handler(entry.handler, isolation, context, options.name, options.retries_initialize)
     decode_input = options.decode_input and not entry.is_script  # a script reads bodies itself
     delay_ns = round((options.batch_delay_ms or 0.0) * 1e6)
     owns_process = options.isolation == "process"
@@ -210,12 +195,6 @@ def _only_model(module: ModuleType) -> type[Model]:
         raise ModelError(f"{module.__file__} defines no subclass of headrace.Model")
     names = ", ".join(sorted(cls.__name__ for cls in leaves))
     raise ModelError(f"{module.__file__} defines several models: {names}; keep one, or let one be a base of the other")
-
-
-def _manifest_handler(manifest: Mapping[str, Any] | None) -> str | None:
-    model = (manifest or {}).get("model")
-    handler = model.get("handler") if isinstance(model, dict) else None
-    return handler if isinstance(handler, str) and handler else None
 
 
 def _first(*values: float | None) -> float:

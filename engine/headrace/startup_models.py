@@ -7,7 +7,7 @@
 SAGEMAKER_BASE_DIR stands for /opt/ml where it is set. Whatever is wrong is collected and raised as one ConfigError.
 """
 
-import json
+import contextlib
 import os
 import re
 import tarfile
@@ -16,13 +16,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from headrace import fetch, units
+from headrace import artifact, fetch, units
 from headrace.config import ModelSpec
-from headrace.errors import ConfigError
+from headrace.errors import ConfigError, ModelError
 
 ARCHIVES = (".mar", ".model", ".zip", ".tar.gz", ".tgz", ".tar")
-MANIFEST = "MAR-INF/MANIFEST.json"
-MANIFEST_BYTES_MAX = 1 << 20
 BUNDLED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "digits")
 
 
@@ -136,18 +134,9 @@ def _spec(name: str, path: str, problems: list[str]) -> ModelSpec | None:
 
 def _name_of(path: str) -> str:
     """The manifest's modelName, else the file's name without its suffix."""
-    try:
-        if os.path.isdir(path):
-            with open(os.path.join(path, MANIFEST), "rb") as file:
-                text = file.read(MANIFEST_BYTES_MAX)
-        else:
-            with zipfile.ZipFile(path) as archive, archive.open(MANIFEST) as member:
-                text = member.read(MANIFEST_BYTES_MAX)
-        name = json.loads(text)["model"]["modelName"]
-        if isinstance(name, str) and name:
+    with contextlib.suppress(ModelError):  # of settings that make no sense the loader will say more
+        if name := artifact.look(path).model_name:
             return name
-    except Exception:  # no manifest, or a broken one, of which the loader will say more
-        pass
     base = os.path.basename(path)
     suffix = next((s for s in ARCHIVES if base.lower().endswith(s)), "") if not os.path.isdir(path) else ""
     return base[: len(base) - len(suffix)]

@@ -144,6 +144,7 @@ class Worker:
             "max_request_bytes": config.max_request_bytes,
             "default_handler": config.default_handler or None,
             "decode_input": config.decode_input,
+            "retries_initialize": config.initialize_errors == "retry",
         }
 
     def unload(self, message: Message) -> None:

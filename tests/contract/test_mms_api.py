@@ -199,18 +199,46 @@ def test_a_handler_by_parameter_makes_a_model_of_a_bare_directory(api):
     api.manage("DELETE", "/models/b")
 
 
-def test_a_failed_load_says_why_and_can_be_mended_at_once(api, store):
+CLASS = "class Service:\n    def initialize(self, context):\n        {}\n    def handle(self, data, context): ...\n"
+BROKEN = {
+    "import": ("import nothing_of_this_name\n", 500, "No module named 'nothing_of_this_name'"),
+    "syntax": ("def handle(:\n", 500, "SyntaxError"),
+    "entry": ("x = 1\n", 500, "no function 'handle'"),
+    "function": ("def handle(data, context):\n    raise ValueError('no weights')\n", 500, "ValueError: no weights"),
+    "initialize": (CLASS.format("raise RuntimeError('no weights')"), 500, "RuntimeError: no weights"),
+    "exit": ("import os\nos._exit(3)\n", 500, "status 3"),
+    "function memory": ("def handle(data, context):\n    raise MemoryError\n", 507, "out of memory"),
+    "initialize memory": (CLASS.format("raise MemoryError('of the device')"), 507, "of the device"),
+}
+
+
+@pytest.mark.parametrize(("source", "status", "reason"), BROKEN.values(), ids=BROKEN)
+def test_a_failed_load_says_why_and_can_be_mended_at_once(api, store, source, status, reason):
     path = store / "mended"
-    (path / "MAR-INF").mkdir(parents=True)
+    (path / "MAR-INF").mkdir(parents=True, exist_ok=True)
     (path / "MAR-INF" / "MANIFEST.json").write_text('{"model": {"modelName": "mended", "handler": "service.py"}}')
-    (path / "service.py").write_text("raise RuntimeError('no weights')\n")
+    (path / "service.py").write_text(source)
     answer = api.manage("POST", "/models?url=mended")
-    assert answer.status == 500
-    assert "no weights" in answer.json()["message"]
+    assert answer.status == status, answer.body
+    assert reason in answer.json()["message"]
+    assert "Traceback" not in answer.json()["message"]
+    assert api.manage("GET", "/models/mended").status == 404
     (path / "service.py").write_text("def handle(data, context):\n    return data and ['well'] * len(data)\n")
     assert api.manage("POST", "/models?url=mended").status == 200
     assert api.infer("POST", "/predictions/mended").body == b"well"
-    api.manage("DELETE", "/models/mended")
+    assert api.manage("DELETE", "/models/mended").status == 200
+
+
+def test_a_model_of_the_older_archive_form(api, store):
+    path = store / "older"
+    path.mkdir()
+    (path / "MANIFEST.json").write_text('{"Model": {"Model-Name": "elder", "Service": "service.py"}}')
+    (path / "service.py").write_text(
+        "def handle(data, context):\n    return data and [context.manifest['model']['modelName']]\n"
+    )
+    assert api.manage("POST", "/models?url=older").status == 200
+    assert api.infer("POST", "/predictions/elder").body == b"elder"
+    assert api.manage("DELETE", "/models/elder").status == 200
 
 
 def test_asynchronous_registration_answers_202_and_comes_up(api):

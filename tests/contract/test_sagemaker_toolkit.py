@@ -82,6 +82,18 @@ def test_multi_model(container, tmp_path):
     assert one.request("POST", "/models/b/invoke", b"[1]", **send) == (200, b"[5.0]")
 
 
+def test_a_model_fn_that_raises_is_the_loads_answer(container, tmp_path):
+    one = container(SAGEMAKER_MULTI_MODEL="true", SAGEMAKER_MODEL_SERVER_WORKERS="1")
+    model = write_model(tmp_path / "a", 2, ".")
+    (model / "factor").unlink()
+    load = json.dumps({"model_name": "a", "url": str(model)}).encode()
+    status, body = one.request("POST", "/models", load, content_type="application/json")
+    assert (status, "FileNotFoundError" in json.loads(body)["message"]) == (500, True), body
+    (model / "factor").write_text("3")
+    assert one.request("POST", "/models", load, content_type="application/json")[0] == 200
+    assert one.request("POST", "/models/a/invoke", b"[1]", content_type="application/json") == (200, b"[3.0]")
+
+
 def test_archive_made_by_the_real_archiver(container, tmp_path):
     source = write_model(tmp_path / "source", 4, ".")
     (source / "service.py").write_text(

@@ -105,6 +105,7 @@ def test_each_knob_can_be_set_by_its_variable_and_shows_as_it_is_written(name):
         "memory_budget_bytes": "2GiB",
         "eviction": "none",
         "isolation": "process",
+        "initialize_errors": "retry",
         "decode_input": "false",
         "max_download_bytes": "3GiB",
         "tls_ports": "both",

@@ -20,13 +20,13 @@ BOUNDARY = "multipart/form-data; boundary=frontier"
 class Loaded:
     """A handler module of this source, loaded in a namespace of its own."""
 
-    def __init__(self, directory, source, function="handle", decode=True, owns_process=False):
+    def __init__(self, directory, source, function="handle", decode=True, owns_process=False, retries_initialize=False):
         (directory / "service.py").write_text(source)
         self.isolation = Namespace(1, [directory])
         self.context = Context("m", str(directory), {"model": {"modelName": "m"}}, 4, None)
         try:
             name = HandlerName("service", function, None)
-            entry = self.isolation.call(load_handler, name, self.isolation, self.context, "m")
+            entry = self.isolation.call(load_handler, name, self.isolation, self.context, "m", retries_initialize)
         except BaseException:
             self.isolation.close()
             raise
@@ -95,18 +95,28 @@ def test_module_without_one_entry_point_is_refused(loaded, source, message):
         loaded(source)
 
 
-def test_exception_of_initialize_is_logged_and_the_load_goes_on(loaded, capfd):
-    one = loaded(
-        "class H:\n    tries = 0\n    def initialize(self, c):\n        self.tries += 1\n        1 / 0\n"
-        "    def handle(self, data, c):\n        return [str(self.tries)]\n"
-    )
+FAILING = (
+    "class H:\n    tries = 0\n    def initialize(self, c):\n        self.tries += 1\n        raise {}\n"
+    "    def handle(self, data, c):\n        return [str(self.tries)]\n"
+)
+
+
+@pytest.mark.parametrize("error", ["ZeroDivisionError", "MemoryError"])
+def test_exception_of_initialize_fails_the_load(loaded, error):
+    with pytest.raises((ZeroDivisionError, MemoryError)) as caught:
+        loaded(FAILING.format(error))
+    assert caught.type.__name__ == error
+
+
+def test_exception_of_initialize_is_logged_where_that_is_wanted(loaded, capfd):
+    one = loaded(FAILING.format("ZeroDivisionError"), retries_initialize=True)
     assert one.run(LocalRequest({}))[0].answer == b"1"
     assert "ZeroDivisionError" in capfd.readouterr().err
 
 
-def test_memory_error_of_initialize_fails_the_load(loaded):
+def test_memory_error_of_initialize_always_fails_the_load(loaded):
     with pytest.raises(MemoryError):
-        loaded("class H:\n    def initialize(self, c):\n        raise MemoryError\n    def handle(self, d, c): ...\n")
+        loaded(FAILING.format("MemoryError"), retries_initialize=True)
 
 
 @pytest.mark.parametrize(

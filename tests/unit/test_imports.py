@@ -15,7 +15,7 @@ MODEL_LIBRARIES = "numpy scipy pandas sklearn torch tensorflow xgboost joblib"
 SIDES = {
     "roots": (
         "errors log units machine parsers config metrics affinity control media model_settings processes archive "
-        "keystore stand_in surroundings footprint",
+        "keystore manifest stand_in surroundings footprint",
         "roots",
         MODEL_LIBRARIES,
     ),
