@@ -1,6 +1,6 @@
 """Self-tuning batches: from what recent batches cost, the size and the wait that hold a latency at the most throughput.
 
-    batches --samples--> Tuner.learn --> cost curve, crowd, turnaround --> Plan --> the model's queue (ext/worker.pyx)
+    batches --samples--> Tuner.learn --> cost curve, crowd, turnaround --> Plan --> the queue (ext/model_queue.pxi)
 
 What is known of queues with batch service decides the rules:
 1. Taking what waits ("natural" batches) is right unless told otherwise: a size below what the load brings only lets

@@ -1,4 +1,4 @@
-"""How what waits becomes batches (queues of ext/worker.pyx), and how neighbours become one array (ext/batch.pyx)."""
+"""How what waits becomes batches (ext/model_queue.pxi), and how neighbours become one array (ext/batch.pyx)."""
 
 import gc
 

@@ -11,7 +11,7 @@ US, MS = 1_000, 1_000_000
 
 
 class Queue:
-    """The queue of ext/worker.pyx with a clock of its own: runs batches by the tuner's plan, and shows it samples."""
+    """The queue of ext/model_queue.pxi with its own clock: runs batches by the plan, shows the tuner samples."""
 
     def __init__(self, cost, tuner=None, size=64, noise=None):
         self.cost, self.tuner, self.noise = cost, tuner, noise
