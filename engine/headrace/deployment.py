@@ -11,6 +11,7 @@ Invariants
 import asyncio
 import math
 import signal
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -25,6 +26,7 @@ from headrace.config import Config
 from headrace.control import Message
 from headrace.errors import Conflict, HeadraceError, ModelError, OutOfMemory, WorkerLost
 from headrace.frontends import Frontends
+from headrace.history import History
 from headrace.registry import Model, Registry, Replica, State
 from headrace.workers import Worker, WorkerDied, Workers
 
@@ -46,6 +48,7 @@ class Deployment:
         board_fd: int,
     ) -> None:
         self.admission = Admission(config, registry, workers, frontends, board_fd, self.evict, self.recycle)
+        self.history = History()
         frontends.on_wake = self.wake
         self._reloads: set[asyncio.Task[None]] = set()
         self._config = config
@@ -63,10 +66,10 @@ class Deployment:
         model.become(State.LOADING)
         try:
             model.directory = await self._archives.open(model.path)
-            await self._bring_up(model)
+            await self._bring_up(model, "loaded", "registered")
         except HeadraceError as error:
             model.fail(str(error))
-            _log.error("model.failed", model=model.name, error=error, detail=error.detail)
+            self._note_failure(model, str(error), error)
             await self._withdraw_route(model)
             await self._archives.discard(model.directory)
             raise
@@ -83,10 +86,10 @@ class Deployment:
     async def _reload(self, model: Model) -> None:
         """Bring an evicted model back, or answer the requests that wait for it with the reason why not."""
         try:
-            await self._bring_up(model)
+            await self._bring_up(model, "reloaded", "a request came")
         except HeadraceError as error:
             model.become(State.EVICTED, f"not loaded again: {error}")
-            _log.error("model.not_reloaded", model=model.name, error=error, detail=error.detail)
+            self._note_failure(model, model.reason, error)
             await self._frontends.broadcast(
                 {"op": "refuse", "name": model.name, "model": model.index, "status": error.status, "text": str(error)}
             )
@@ -96,6 +99,7 @@ class Deployment:
 
         When this returns their memory is free.
         """
+        charges = {model.index: self.admission.budget.charge_of(model.index) for model in models}
         for model in models:
             model.become(State.EVICTED, f"evicted {why}")
             for replica in model.replicas.values():
@@ -114,7 +118,9 @@ class Deployment:
             for model in batch:
                 model.replicas.pop(index, None)
         for model in models:
-            _log.info("model.evicted", model=model.name, why=why, needs_bytes=model.needs_bytes)
+            self.history.note(
+                "evicted", model.name, why, charges[model.index], _age_s(model.loaded_ns), _age_s(model.used_ns)
+            )
 
     async def recycle(self, worker: Worker) -> None:
         """Have a worker's process followed by a fresh one, for what it holds beyond its models. No request fails.
@@ -129,8 +135,8 @@ class Deployment:
         await asyncio.gather(*map(self.publish, models))
         worker.recycle()
 
-    async def _bring_up(self, model: Model) -> None:
-        """Load and route to it; after an error it has no replica."""
+    async def _bring_up(self, model: Model, event: str, reason: str) -> None:
+        """Load and route to it; after an error it has no replica. event, reason: for the history."""
         model.become(State.LOADING)
         started_s = asyncio.get_running_loop().time()
         try:
@@ -142,13 +148,14 @@ class Deployment:
         model.is_routed = True
         await self.publish(model)
         took_ms = round(1000 * (asyncio.get_running_loop().time() - started_s))
-        _log.info(
-            "model.loaded",
-            model=model.name,
+        self.history.note(
+            event,
+            model.name,
+            reason,
+            self.admission.budget.charge_of(model.index),
             workers=model.residents(),
             isolation=model.isolation,
             took_ms=took_ms,
-            charge_bytes=self.admission.budget.charge_of(model.index),
         )
 
     async def unload(self, model: Model) -> None:
@@ -159,7 +166,7 @@ class Deployment:
         await self._shrink(model, list(model.replicas))
         await self._archives.discard(model.directory)
         self._registry.remove(model)
-        _log.info("model.unloaded", model=model.name)
+        self.history.note("unloaded", model.name)
 
     async def scale(self, model: Model, wanted: int) -> None:
         """Have *wanted* replicas. Raises as load() and unload() do; after a failure the old replicas serve on."""
@@ -251,7 +258,8 @@ class Deployment:
         except WorkerLost:
             replica.become(State.REGISTERED)  # and the next successor tries again
         except HeadraceError as error:
-            _log.error("model.not_restored", model=model.name, worker=worker.index, error=error, detail=error.detail)
+            why = f"not loaded on the successor of worker {worker.index}: {error}"
+            self._note_failure(model, why, error)
             if worker.owner:
                 worker.retire()  # there is nothing that it could serve
             elif isinstance(error, OutOfMemory):  # it may be loaded, and too large
@@ -263,6 +271,10 @@ class Deployment:
                 else:
                     model.fail(str(error))
                     await self._withdraw_route(model)
+
+    def _note_failure(self, model: Model, reason: str, error: HeadraceError) -> None:
+        event = "refused" if isinstance(error, OutOfMemory) else "failed"
+        self.history.note(event, model.name, reason, model.needs_bytes, detail=error.detail)
 
     def _check_idle(self, model: Model) -> None:
         if model.state in (State.LOADING, State.UNLOADING):
@@ -391,3 +403,8 @@ class Deployment:
             "refusal": f"model {model.name} is set aside: {model.quarantine}" if model.quarantine else "",
             "retry_after_s": math.ceil(model.quarantined_for_s),
         }
+
+
+def _age_s(when_ns: int) -> float | None:
+    """Seconds since a moment of CLOCK_MONOTONIC; None when there was none."""
+    return round((time.monotonic_ns() - when_ns) / 1e9, 3) if when_ns else None

@@ -74,11 +74,13 @@ def test_should_evict_the_least_recently_used_model_and_bring_it_back_with_its_n
     assert load(server, "m6", store / "m6")[0] == 200
     described = server.manage("GET", "/models/m1").json()
     assert (described["status"], described["reason"]) == ("evicted", "evicted to make room for m6")
+    assert server.find(r'(?m)model\.evicted model=m1 reason="to make room for m6" bytes=\d+ resident_s=[\d.]+$')
     assert [status(server, f"m{i}") for i in (0, 2, 6)] == ["resident"] * 3
     assert len(server.manage("GET", "/models").json()["models"]) == 7  # it stays listed
     assert load(server, "m1", store / "m1")[0] == 409  # and its name taken
     assert invoke(server, "m1") == 1
     assert (status(server, "m1"), loads(store, "m1")) == ("resident", 2)
+    assert server.find(r'model\.reloaded model=m1 reason="a request came" bytes=\d+')
     assert status(server, "m2") == "evicted"
     assert server.manage("DELETE", "/models/m2").status == 200
     assert server.post("/models/m2/invoke", b"{}").status == 404

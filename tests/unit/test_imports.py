@@ -29,7 +29,7 @@ SIDES = {
     ),
     "supervisor": (
         "supervisor watchdog children deployment fetch listeners management nursery openapi parameters frontends "
-        "workers registry placement artifact archives health quarantine access budget admission eviction",
+        "workers registry placement artifact archives health quarantine access budget admission eviction history",
         "roots loops supervisor",
         MODEL_LIBRARIES,
     ),
