@@ -272,7 +272,7 @@ cdef class Connection:
                                 b"999999999999, sent once", b"")
         target = frontend.find_target(&path, self.surfaces)
         if target == TARGET_NONE:
-            return self.decline(exchange, 404, b"there is nothing at this path", b"")
+            return self.decline(exchange, 404, b"Requested resource is not found, please refer to API document.", b"")
         if head.method == HTTP_OTHER:
             return self.decline(exchange, 501, b"this method is not known here", b"")
         if head.method == HTTP_OPTIONS and frontend.preflight is not None and b"\naccess-control-request-method:" in (
@@ -396,7 +396,7 @@ cdef class Connection:
 
     cdef int decline_unknown(self, Exchange exchange, object name) except -1:
         if name is None:
-            return self.decline(exchange, 400, b"Parameter model_name is required: no single model answers at /invocations; "
+            return self.decline(exchange, 400, b"Parameter model_name is required. No single model answers at /invocations; "
                                 b"name one, as in /models/NAME/invoke", b"")
         exchange.kind = MEDIA_JSON
         exchange.text = self.frontend.render_error(404, "Model not found: " + (<bytes>name).decode("utf-8", "replace"))

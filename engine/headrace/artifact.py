@@ -3,8 +3,8 @@
 import contextlib
 import os
 import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from headrace import manifest
@@ -20,7 +20,8 @@ READ_MAX = manifest.BYTES_MAX + 1  # bytes of a file that are looked at
 class Artifact:
     """is_native: has a model.py of ours and no manifest (False when in doubt); model_name: the manifest's, else None.
 
-    isolation, replicas, pinned: what the model's headrace.toml says, else None or False.
+    isolation, replicas, pinned: what the model's headrace.toml says, else None or False; described: what the manifest
+    says that a description of the model shows.
     """
 
     is_native: bool
@@ -28,6 +29,7 @@ class Artifact:
     isolation: str | None = None
     replicas: int | None = None
     pinned: bool = False
+    described: Mapping[str, str] = field(default_factory=dict)
 
 
 def look(path: str) -> Artifact:
@@ -84,6 +86,7 @@ def _artifact(read: Callable[[str], bytes | None], path: str) -> Artifact:
         settings.get("isolation"),
         settings.get("replicas"),
         settings.get("pinned", False),
+        manifest.described(found),
     )
 
 

@@ -6,6 +6,7 @@ Invariants
 2. A load that fails leaves nothing behind but its reason.
 3. A route names resident replicas only. Routes are computed when they are sent, and sent in the order in which things
    happened, so that the last one that a frontend saw is true.
+4. One work at a time is done on a model (Model.work): a scaling waits for a load to end, an unload cuts it short.
 """
 
 import asyncio
@@ -24,7 +25,15 @@ from headrace.archives import Archives
 from headrace.budget import Reservation
 from headrace.config import Config
 from headrace.control import Message
-from headrace.errors import Conflict, HeadraceError, ModelError, OutOfMemory, WorkerLost
+from headrace.errors import (
+    Conflict,
+    HeadraceError,
+    ModelError,
+    ModelNotFound,
+    OutOfMemory,
+    UnloadTimeout,
+    WorkerLost,
+)
 from headrace.frontends import Frontends
 from headrace.history import History
 from headrace.registry import Model, Registry, Replica, State
@@ -61,18 +70,21 @@ class Deployment:
     async def load(self, model: Model) -> None:
         """Load a registered model on model.wanted workers and route to it.
 
-        Raises ModelError, OutOfMemory, WorkerLost, Overloaded or BootFailed; then the model is failed, with no replica.
+        Raises ModelError, OutOfMemory, WorkerLost, Overloaded or BootFailed, and Conflict when the model is unloaded
+        meanwhile; then the model is failed, with no replica.
         """
-        model.become(State.LOADING)
-        try:
-            model.directory = await self._archives.open(model.path)
-            await self._bring_up(model, "loaded", "registered")
-        except HeadraceError as error:
-            model.fail(str(error))
-            self._note_failure(model, str(error), error)
-            await self._withdraw_route(model)
-            await self._archives.discard(model.directory)
-            raise
+        async with model.work:
+            self._check_stays(model)
+            model.become(State.LOADING)
+            try:
+                model.directory = await self._archives.open(model.path)
+                await self._bring_up(model, "loaded", "registered")
+            except HeadraceError as error:
+                model.fail(str(error))
+                self._note_failure(model, str(error), error)
+                await self._withdraw_route(model)
+                await self._archives.discard(model.directory)
+                raise
 
     def wake(self, index: int) -> None:
         """A request came for a model that no worker has: load it again, unless that is under way already."""
@@ -85,14 +97,16 @@ class Deployment:
 
     async def _reload(self, model: Model) -> None:
         """Bring an evicted model back, or answer the requests that wait for it with the reason why not."""
-        try:
-            await self._bring_up(model, "reloaded", "a request came")
-        except HeadraceError as error:
-            model.become(State.EVICTED, f"not loaded again: {error}")
-            self._note_failure(model, model.reason, error)
-            await self._frontends.broadcast(
-                {"op": "refuse", "name": model.name, "model": model.index, "status": error.status, "text": str(error)}
-            )
+        async with model.work:
+            if model.is_leaving:
+                return  # its route is withdrawn by whoever unloads it
+            try:
+                await self._bring_up(model, "reloaded", "a request came")
+            except HeadraceError as error:
+                model.become(State.EVICTED, f"not loaded again: {error}")
+                self._note_failure(model, model.reason, error)
+                refusal = {"op": "refuse", "name": model.name, "model": model.index}
+                await self._frontends.broadcast({**refusal, "status": error.status, "text": str(error)})
 
     async def evict(self, models: Sequence[Model], why: str) -> None:
         """Take idle models from their workers; they stay registered, and requests that come for them wait.
@@ -159,18 +173,41 @@ class Deployment:
         )
 
     async def unload(self, model: Model) -> None:
-        """Answer what was accepted, then forget the model. Raises Conflict while it is loading or unloading."""
-        self._check_idle(model)
-        model.state = State.UNLOADING
-        await self._withdraw_route(model)
-        await self._shrink(model, list(model.replicas))
-        await self._archives.discard(model.directory)
-        self._registry.remove(model)
-        self.history.note("unloaded", model.name)
+        """Answer what was accepted, then forget the model. A load under way is cut short.
+
+        Raises ModelNotFound once another unload is through, and UnloadTimeout when a worker had to be ended.
+        """
+        if model.is_leaving:
+            async with model.work:
+                raise ModelNotFound(f"Model not found: {model.name}")
+        model.is_leaving = True
+        self._end_loads(model)
+        async with model.work:
+            model.state = State.UNLOADING
+            await self._withdraw_route(model)
+            in_time = await self._shrink(model, list(model.replicas))
+            await self._archives.discard(model.directory)
+            self._registry.remove(model)
+        waited = "" if in_time else f"after {self._unload_s:g} s (HEADRACE_UNLOAD_TIMEOUT) its worker was ended"
+        self.history.note("unloaded", model.name, waited)
+        if waited:
+            raise UnloadTimeout(f"Timed out while cleaning resources: {model.name}; {waited}, and its memory is free")
+
+    def _end_loads(self, model: Model) -> None:
+        """End the model's own workers that are not serving it yet. A shared worker goes on: others live there, too."""
+        doomed = [worker for worker in self._workers.owned_by(model.index) if worker.index not in model.residents()]
+        for worker in doomed:
+            worker.retire()
+        self._workers.kill(doomed)
 
     async def scale(self, model: Model, wanted: int) -> None:
-        """Have *wanted* replicas. Raises as load() and unload() do; after a failure the old replicas serve on."""
-        self._check_idle(model)
+        """Have *wanted* replicas. After a failure, which is raised as load() does, the old replicas serve on."""
+        async with model.work:
+            await self._scale(model, wanted)
+
+    async def _scale(self, model: Model, wanted: int) -> None:
+        if model.is_leaving:
+            raise ModelNotFound(f"Model not found: {model.name}")
         if model.state is State.FAILED:
             raise Conflict(f"Model {model.name} has failed: {model.reason}")
         if model.state is State.EVICTED and model.replicas:
@@ -276,9 +313,9 @@ class Deployment:
         event = "refused" if isinstance(error, OutOfMemory) else "failed"
         self.history.note(event, model.name, reason, model.needs_bytes, detail=error.detail)
 
-    def _check_idle(self, model: Model) -> None:
-        if model.state in (State.LOADING, State.UNLOADING):
-            raise Conflict(f"Model {model.name} is {model.state.value}; try again when it is done")
+    def _check_stays(self, model: Model) -> None:
+        if model.is_leaving:
+            raise Conflict(f"Model {model.name} was unregistered while it was being loaded")
 
     async def _grow(self, model: Model, count: int) -> None:
         """Add replicas and load them; the first error is raised once all have come to an end."""
@@ -287,6 +324,7 @@ class Deployment:
             workers = await self._find_workers(model, count)
         except HeadraceError:
             self.admission.cancel(reservations)
+            self._check_stays(model)
             raise
         self.admission.cancel(reservations[len(workers) :])
         loads = []
@@ -294,7 +332,9 @@ class Deployment:
             replica = model.replicas[worker.index] = Replica(State.LOADING)
             self.admission.budget.place(reservation, worker.index)
             loads.append(self._load_replica(model, worker, replica, reservation))
-        for result in await asyncio.gather(*loads, return_exceptions=True):
+        results = await asyncio.gather(*loads, return_exceptions=True)
+        self._check_stays(model)
+        for result in results:
             if isinstance(result, WorkerDied):
                 why = f"model {model.name}: {result} while loading it"
                 if result.death.signal == signal.SIGKILL:
@@ -349,23 +389,25 @@ class Deployment:
         if replica.state is State.LOADING:  # else it is to go already
             replica.become(State.RESIDENT)
 
-    async def _shrink(self, model: Model, indices: Sequence[int]) -> None:
-        """Give up these replicas; when this returns their memory is free."""
+    async def _shrink(self, model: Model, indices: Sequence[int]) -> bool:
+        """Give up these replicas; when this returns their memory is free. False when a worker had to be ended."""
         if model.isolation == "process":
             doomed = {*indices, *(worker.index for worker in self._unused(model))}
             workers = [worker for worker in self._workers.owned_by(model.index) if worker.index in doomed]
-            await self._workers.retire(workers, self._unload_s)
+            in_time = await self._workers.retire(workers, self._unload_s)
         else:
-            await asyncio.gather(*(self._unload_from(index, [model]) for index in indices))
+            in_time = all(await asyncio.gather(*(self._unload_from(index, [model]) for index in indices)))
         for index in indices:
             model.replicas.pop(index, None)
+        return in_time
 
-    async def _unload_from(self, index: int, models: Sequence[Model]) -> None:
-        """Have a shared worker forget these models."""
+    async def _unload_from(self, index: int, models: Sequence[Model]) -> bool:
+        """Have a shared worker forget these models. False when it had to be ended."""
         worker = self._workers.by_index.get(index)
         models = [model for model in models if index in model.replicas]  # an eviction may have been faster
         if worker is None or not models:
-            return  # the server ends, or there is nothing to forget
+            return True  # the server ends, or there is nothing to forget
+        in_time = True
         for model in models:
             model.replicas[index].become(State.UNLOADING)
         names = [model.name for model in models]
@@ -376,10 +418,12 @@ class Deployment:
         except TimeoutError:
             _log.error("worker.stuck", worker=index, models=names, op="unload", waited_s=self._unload_s)
             self._workers.kill([worker])
+            in_time = False
         except HeadraceError as error:
             _log.error("model.not_unloaded", models=names, worker=index, error=error)
         for model in models:
             self.admission.budget.release(index, model.index)
+        return in_time
 
     async def publish(self, model: Model) -> None:
         """Tell the frontends where it is now; nowhere means that requests wait for it."""

@@ -96,6 +96,12 @@ class Conflict(HeadraceError):
     status, code = 409, "conflict"
 
 
+class UnloadTimeout(HeadraceError):
+    """Requests of an unloaded model ran longer than HEADRACE_UNLOAD_TIMEOUT: it is gone, but its worker was ended."""
+
+    status, code = 408, "unload_timeout"
+
+
 class ConfigError(HeadraceError):
     """Settings that cannot be used; the text lists every problem, one a line. Stops start-up."""
 
@@ -180,6 +186,7 @@ TYPES: dict[str, str] = {
     "undecodable": "BadRequestException",
     "shape_mismatch": "BadRequestException",
     "conflict": "ConflictStatusException",
+    "unload_timeout": "RequestTimeoutException",
     "out_of_memory": "InsufficientStorageException",
     "overloaded": "ServiceUnavailableException",
     "worker_lost": "ServiceUnavailableException",

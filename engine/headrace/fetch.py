@@ -113,6 +113,8 @@ def _parsed(url: str) -> SplitResult:
         port = parts.port
     except ValueError:
         raise ModelNotFound(f"Invalid model url: {url}") from None
+    if parts.scheme in ("http", "https") and not parts.netloc:
+        raise DownloadFailed(f"Failed to download model from: {url}")
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or not url.isascii() or " " in url:
         raise ModelNotFound(f"Invalid model url: {url}; use http://HOST/PATH, https://HOST/PATH, or a path")
     return parts

@@ -30,6 +30,8 @@ from headrace.request import Request
 from headrace.script import find_script, load_script
 from headrace.tuner import Tuner
 
+HANDLER_BATCH_DELAY_MS = 100.0  # `max_batch_delay` of Multi Model Server's management API
+
 
 class Servable(Protocol):
     """A loaded model."""
@@ -55,8 +57,9 @@ class Servable(Protocol):
 class Options:
     """How a model is to be loaded.
 
-    max_batch_size, max_batch_bytes, max_batch_delay_ms: for native models that do not say (handlers: 1 request, as
-    Multi Model Server has it); batch_size, batch_delay_ms: asked for at registration, beat what the model says.
+    max_batch_size, max_batch_bytes, max_batch_delay_ms: for native models that do not say (handlers: 1 request and
+    100 ms, as Multi Model Server has it); batch_size, batch_delay_ms: asked for at registration, beat what the model
+    says.
     """
 
     name: str
@@ -157,7 +160,7 @@ def _load(directory: Path, entry: Entry, options: Options, isolation: Isolation)
     else:
         function = load_handler(entry.handler, isolation, context, options.name, options.retries_initialize)
     decode_input = options.decode_input and not entry.is_script  # a script reads bodies itself
-    delay_ns = round((options.batch_delay_ms or 0.0) * 1e6)
+    delay_ns = round(_first(options.batch_delay_ms, HANDLER_BATCH_DELAY_MS) * 1e6)
     owns_process = options.isolation == "process"
     return HandlerServable(options.name, isolation, function, context, size, delay_ns, decode_input, owns_process)
 

@@ -26,7 +26,7 @@ from headrace import artifact, errors, fetch, log, openapi, parameters, placemen
 from headrace.config import Config, ModelSpec
 from headrace.control import Message
 from headrace.deployment import Deployment
-from headrace.errors import HeadraceError, MethodNotAllowed, ModelNotFound, NotFound, RequestError
+from headrace.errors import HeadraceError, MethodNotAllowed, ModelError, ModelNotFound, NotFound, RequestError
 from headrace.parameters import Parameters
 from headrace.registry import Model, Registry, check_name
 
@@ -35,6 +35,7 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _JSON = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
 _RUNTIMES = ("python", "python2", "python3")
 _INTERNAL = "InternalServerException"
+_NOT_STARTED = "Failed to start workers"  # all that Multi Model Server says of a failed load
 _DOWNLOADS = 4  # at once
 
 _log = log.get("supervisor")
@@ -45,8 +46,8 @@ Answer = tuple[int, Mapping[str, Any]]  # status, document
 class NotAllowedHere(MethodNotAllowed):
     """allow: the methods that would do, for the field of that name (RFC 9110, 15.5.6)."""
 
-    def __init__(self, method: str, allow: str) -> None:
-        super().__init__(f"Requested method is not allowed: {method}, please refer to API document.")
+    def __init__(self, allow: str) -> None:
+        super().__init__("Requested method is not allowed, please refer to API document.")
         self.allow = allow
 
 
@@ -95,29 +96,31 @@ class Management:
         method, words = message["method"], [word for word in message["path"].split("/") if word]
         if words in ([], ["api-description"]):
             if method != "OPTIONS" and not words:
-                raise NotAllowedHere(method, "OPTIONS")
+                raise NotAllowedHere("OPTIONS")
             has_inference = self._config.single_port or message["port"] == "inference"
             return 200, openapi.document(has_inference, self._is_here(message))
         if method == "OPTIONS" and (name := self._predicted(words)) is not None:
             return 200, openapi.model_document(self._registry.get(name).name)
         if not self._is_here(message) or words[0] != "models" or len(words) > 2:
-            raise NotFound(f"Requested resource is not found: {message['path']}")
+            raise NotFound("Requested resource is not found, please refer to API document.")
         if len(words) == 1:
             if method == "GET":
                 return 200, self._list(parameters.query(message["query"]))
             if method == "POST":
                 return await self._register(parameters.read(message))
-            raise NotAllowedHere(method, "GET, POST")
+            raise NotAllowedHere("GET, POST")
         model = self._registry.get(words[1])
         if method == "GET":
             return 200, self.describe(model)
         if method == "DELETE":
-            await self._deployment.unload(model)
-            self._forget_download(model)
+            try:
+                await self._deployment.unload(model)
+            finally:
+                self._forget_download(model)
             return 200, {"status": f'Model "{model.name}" unregistered'}
         if method == "PUT":
             return await self._scale(model, parameters.read(message))
-        raise NotAllowedHere(method, "DELETE, GET, PUT")
+        raise NotAllowedHere("DELETE, GET, PUT")
 
     def _predicted(self, words: list[str]) -> str | None:
         """The model that a path asks a prediction of; None when it asks for none."""
@@ -136,14 +139,14 @@ class Management:
         url, name = given.get("url"), given.get("model_name")
         if not url:
             raise RequestError("Parameter url is required.")
-        runtime = given.get("runtime") or "python"
-        if runtime not in _RUNTIMES:
+        runtime = given.get("runtime")
+        if runtime and runtime not in _RUNTIMES:
             raise RequestError(f"Invalid RuntimeType value: {runtime}; use one of {', '.join(_RUNTIMES)}")
         if name:
             self._registry.check_free(name)  # before anything is fetched
         asked = parameters.number(given, "initial_workers", 0)
         place = await self._place(url)
-        model = self._enter(place, name, url, given.get("handler"), asked, _options(given))
+        model = self._enter(place, name, url, given.get("handler"), asked, _options(given), runtime=runtime)
         timeout_s = parameters.number(given, "response_timeout", 0)
         if timeout_s > 0:
             model.timeout_ms = 1000 * timeout_s
@@ -152,9 +155,11 @@ class Management:
             return 202, {"status": "Processing worker updates..."}
         try:
             await self._deployment.load(model)
-        except BaseException:
+        except BaseException as error:
             self._registry.remove(model)
             self._forget_download(model)
+            if type(error) is ModelError:
+                raise ModelError(f"{_NOT_STARTED}: {error}") from None
             raise
         return 200, {"status": "Workers scaled" if asked > 0 else f'Model "{model.name}" registered'}
 
@@ -190,10 +195,11 @@ class Management:
         asked: int,
         options: Mapping[str, Any],
         is_startup: bool = False,
+        runtime: str | None = None,
     ) -> Model:
         """register(), and what was fetched for it lives as long as the model."""
         try:
-            model = self.register(name, place.path, url, handler, asked, options, is_startup)
+            model = self.register(name, place.path, url, handler, asked, options, is_startup, runtime)
         except BaseException:
             place.clear()
             raise
@@ -214,6 +220,7 @@ class Management:
         asked: int = 0,
         options: Mapping[str, Any] | None = None,
         is_startup: bool = False,
+        runtime: str | None = None,
     ) -> Model:
         """Enter a model, placed but not loaded. Raises RequestError, Conflict, ModelError."""
         config = self._config
@@ -222,7 +229,7 @@ class Management:
         seen = artifact.look(path)
         name = name or seen.model_name
         if not name:
-            raise RequestError(f"Parameter model_name is required: {url} has no manifest that names the model")
+            raise RequestError(f"Parameter model_name is required. {url} has no manifest that names the model")
         isolation = placement.isolation_of(seen, handler or None, config.isolation)
         wanted = asked if asked > 0 else seen.replicas or config.workers_per_model or None
         return self._registry.register(
@@ -231,6 +238,7 @@ class Management:
             url,
             handler=handler or None,
             options=dict(options or {}),
+            described={**seen.described, **({"runtime": runtime} if runtime else {})},
             isolation=isolation,
             wanted=placement.replicas_of(seen, wanted, is_startup, isolation, config.workers),
             timeout_ms=config.timeout_ms,
@@ -240,8 +248,10 @@ class Management:
 
     async def _scale(self, model: Model, given: Parameters) -> Answer:
         wanted = parameters.number(given, "min_worker", 1)
-        if wanted < 0 or parameters.number(given, "max_worker", wanted) < wanted:
-            raise RequestError("max_worker cannot be less than min_worker, nor that less than 0.")
+        if wanted < 0:
+            raise RequestError("min_worker cannot be less than 0.")
+        if parameters.number(given, "max_worker", wanted) < wanted:
+            raise RequestError("max_worker cannot be less than min_worker.")
         if parameters.flag(given, "synchronous", False):
             await self._deployment.scale(model, wanted)
             return 200, {"status": "Workers scaled"}
@@ -252,12 +262,14 @@ class Management:
         """The model as Multi Model Server describes it, with its state and, when it failed, the reason."""
         document: dict[str, Any] = {
             "modelName": model.name,
+            **_shown(model, "modelVersion"),
             "modelUrl": model.url,
-            "runtime": "python",
+            **_shown(model, "engine"),
+            "runtime": model.described.get("runtime", "python"),
             "minWorkers": model.wanted,
             "maxWorkers": model.wanted,
             "batchSize": model.options.get("batch_size") or model.info.get("max_batch_size") or 1,
-            "maxBatchDelay": model.options.get("batch_delay_ms") or 0,
+            "maxBatchDelay": model.options.get("batch_delay_ms", model.info.get("max_batch_delay_ms", 0)),
             "loadedAtStartup": model.is_startup,
             "status": model.status,
             "workers": [
@@ -294,7 +306,7 @@ def model_path(url: str, config: Config) -> str:
     Raises RequestError, or ModelNotFound for a path that does not exist or leaves the store.
     """
     if ".." in url.split("/") or "\0" in url:
-        raise ModelNotFound(f"Relative path is not allowed in url: {url!r}")
+        raise ModelNotFound(f"Relative path is not allowed in url: {url}")
     store = config.model_store or ("/" if config.sagemaker else None)
     if store is None:
         raise RequestError(f"url {url!r}: this server has no model store; start it with --model-store DIR")
@@ -306,7 +318,7 @@ def model_path(url: str, config: Config) -> str:
     if os.path.commonpath((store, path)) != store or os.path.commonpath((real_store, real_path)) != real_store:
         raise ModelNotFound(f"url {url!r} is not inside the model store {store}")
     if not os.path.exists(path):
-        raise ModelNotFound(f"Model not found at: {url}")
+        raise ModelNotFound(f"Model not found in model store: {url}")
     return path
 
 
@@ -318,6 +330,10 @@ def _options(given: Parameters) -> dict[str, Any]:
     if "max_batch_delay" in given:
         options["batch_delay_ms"] = max(0, parameters.number(given, "max_batch_delay", 100))
     return options
+
+
+def _shown(model: Model, name: str) -> dict[str, str]:
+    return {name: model.described[name]} if name in model.described else {}
 
 
 def _iso_time(seconds: float) -> str:

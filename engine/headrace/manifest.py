@@ -74,6 +74,17 @@ def handler(manifest: Manifest | None) -> str | None:
     return _of_model(manifest, "handler")
 
 
+def described(manifest: Manifest | None) -> dict[str, str]:
+    """What a description of the model shows of it, under Multi Model Server's names; what is not said is left out."""
+    engine = (manifest or {}).get("engine")
+    found = {
+        "modelVersion": _of_model(manifest, "modelVersion"),
+        "engine": engine.get("engineName") if isinstance(engine, dict) else None,
+        "runtime": (manifest or {}).get("runtime"),
+    }
+    return {name: value for name, value in found.items() if isinstance(value, str) and value}
+
+
 def _of_model(manifest: Manifest | None, key: str) -> str | None:
     model = (manifest or {}).get("model")
     value = model.get(key) if isinstance(model, dict) else None

@@ -11,6 +11,7 @@ Invariants
 3. Requests are routed to RESIDENT replicas only.
 """
 
+import asyncio
 import enum
 import re
 import time
@@ -47,13 +48,14 @@ class Replica:
 @dataclass(slots=True)
 class Model:
     """url: as it was given; path: where it is; directory: of its files, to which an archive is unpacked; options: for
-    the worker's loader; index: its number in every process.
+    the worker's loader; index: its number in every process; described: of its manifest, for whoever asks about it.
 
     isolation: "shared" or "process"; wanted: replicas asked for; replicas: worker index -> Replica; is_routed:
     frontends know it; reason: of a failure, an eviction, or a load that was refused; is_pinned: never evicted.
     used_ns: its latest request, loaded_ns: the end of its last load (CLOCK_MONOTONIC; 0: none yet); in_flight: requests
     under way when frontends were last asked; needs_bytes: what a replica took when it was loaded last (0: not known);
-    quarantine: why it is set aside now, and for how long; empty: it is not.
+    quarantine: why it is set aside now, and for how long; empty: it is not. work: held by whoever loads, scales or
+    unloads it; is_leaving: it is to be unloaded, so what else is under way with it had better end.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Model:
     directory: str = ""
     handler: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    described: dict[str, str] = field(default_factory=dict)
     isolation: str = "shared"
     wanted: int = 1
     timeout_ms: int = 60_000
@@ -81,6 +84,8 @@ class Model:
     info: dict[str, Any] = field(default_factory=dict)
     replicas: dict[int, Replica] = field(default_factory=dict)
     registered_at: float = field(default_factory=time.time)
+    is_leaving: bool = False
+    work: asyncio.Lock = field(default_factory=asyncio.Lock, compare=False, repr=False)
 
     @property
     def status(self) -> str:

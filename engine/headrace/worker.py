@@ -132,7 +132,13 @@ class Worker:
         gc.collect(1)  # what the load left behind; see FULL_COLLECTION for the rest
         grown = max(0, footprint.anonymous_bytes(os.getpid()) - before)
         self.channel.reply(
-            message, info={"max_batch_size": servable.max_batch_size, "pinned": servable.is_pinned}, grown_bytes=grown
+            message,
+            info={
+                "max_batch_size": servable.max_batch_size,
+                "max_batch_delay_ms": servable.max_batch_delay_ns // 1_000_000,
+                "pinned": servable.is_pinned,
+            },
+            grown_bytes=grown,
         )
 
     def defaults(self) -> dict[str, Any]:

@@ -157,16 +157,18 @@ class Workers:
         await self._add(worker)
         return worker
 
-    async def retire(self, workers: Sequence[Worker], timeout_s: float) -> None:
-        """End these workers for good: they answer what is queued, or are killed after *timeout_s*."""
+    async def retire(self, workers: Sequence[Worker], timeout_s: float) -> bool:
+        """End these workers for good: they answer what is queued. False when any was killed, after *timeout_s*."""
         for worker in workers:
             worker.retire()
         keepers = [worker.keeper for worker in workers if worker.keeper is not None]
+        late: set[asyncio.Task[None]] = set()
         if keepers:
             _, late = await asyncio.wait(keepers, timeout=timeout_s)
             if late:
                 self.kill([worker for worker in workers if worker.keeper in late])
                 await asyncio.wait(late)
+        return not late
 
     def abandon(self) -> None:
         """End all at once, with no successors."""

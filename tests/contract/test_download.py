@@ -10,7 +10,7 @@ import zipfile
 import pytest
 
 from headrace import fetch
-from headrace.errors import DownloadFailed, HeadraceError, ModelNotFound
+from headrace.errors import DownloadFailed, ModelNotFound
 from headrace.fetch import Rules
 from tests.contract.conftest import Api, write_handler
 
@@ -108,15 +108,16 @@ def test_addresses_that_only_this_machine_can_see(tmp_path, url):
         get(url, tmp_path, Rules(1 << 20))
 
 
-@pytest.mark.parametrize("url", ["ftp://example.org/m", "http://", "http://h:0/", "http://h:x/", "file:///etc/passwd"])
+@pytest.mark.parametrize("url", ["ftp://example.org/m", "http://h:0/", "http://h:x/", "file:///etc/passwd"])
 def test_what_is_no_url_of_an_archive(tmp_path, url):
     with pytest.raises(ModelNotFound, match="Invalid model url"):
         get(url, tmp_path)
 
 
-def test_an_unreachable_host(tmp_path):
-    with pytest.raises(HeadraceError, match="Failed to download model from"):
-        get("http://127.0.0.1:1/m.mar", tmp_path)
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/m.mar", "http://", "https:///m.mar"])
+def test_hosts_that_are_not_there(tmp_path, url):
+    with pytest.raises(DownloadFailed, match="Failed to download model from"):
+        get(url, tmp_path)
 
 
 def test_a_name_out_of_the_url_stays_in_the_directory(origin, tmp_path):

@@ -210,11 +210,46 @@ def test_one_load_at_a_time_for_each_name(run: Callable[..., None]) -> None:
         while not server.told:
             await asyncio.sleep(0)
         assert (await server.ask("POST", "/models", "url=slow&model_name=slow"))[0] == 409
-        status, answer = await server.ask("DELETE", "/models/slow")
-        assert (status, answer["message"]) == (409, "Model slow is loading; try again when it is done")
         assert (await server.ask("POST", "/models", "url=a&model_name=a"))[0] == 200  # others do not wait
         server.gate.set()
         assert (await load)[0] == 200
+
+    run(script)
+
+
+def test_an_unload_ends_the_load_and_leaves_nothing(run: Callable[..., None]) -> None:
+    async def script(server: Server) -> None:
+        server.gate.clear()
+        load = asyncio.ensure_future(server.ask("POST", "/models", "url=slow&model_name=slow"))
+        while not server.told:
+            await asyncio.sleep(0)
+        first, second = (asyncio.ensure_future(server.ask("DELETE", "/models/slow")) for _ in range(2))
+        while not server.registry.get("slow").is_leaving:
+            await asyncio.sleep(0)
+        server.gate.set()
+        status, answer = await load
+        assert (status, answer["message"]) == (409, "Model slow was unregistered while it was being loaded")
+        assert await first == (200, {"status": 'Model "slow" unregistered'})
+        assert (await second)[0] == 404
+        assert server.told == ["worker 0 load", "worker 0 unload"]
+        assert await server.ask("POST", "/models", "url=slow&model_name=slow") == (
+            200,
+            {"status": 'Model "slow" registered'},
+        )
+
+    run(script)
+
+
+def test_work_on_a_model_waits_its_turn(run: Callable[..., None]) -> None:
+    async def script(server: Server) -> None:
+        server.gate.clear()
+        assert (await server.ask("POST", "/models", "url=slow&model_name=slow&synchronous=false"))[0] == 202
+        scaled = asyncio.ensure_future(server.ask("PUT", "/models/slow", "min_worker=2&synchronous=true"))
+        while not server.told:
+            await asyncio.sleep(0)
+        server.gate.set()
+        assert (await scaled)[0] == 200
+        assert server.registry.get("slow").residents() == [0, 1]
 
     run(script)
 
@@ -293,19 +328,19 @@ def test_a_model_that_cannot_be_restored_says_so(run: Callable[..., None]) -> No
         ("POST", "/models", "url=a/../../b&model_name=a", "", 404, "Relative path is not allowed"),
         ("POST", "/models", "url=/etc&model_name=a", "", 404, "is not inside the model store"),
         ("POST", "/models", "url=a%00&model_name=a", "", 404, "Relative path is not allowed"),
-        ("POST", "/models", "url=ghost&model_name=a", "", 404, "Model not found at: ghost"),
+        ("POST", "/models", "url=ghost&model_name=a", "", 404, "Model not found in model store: ghost"),
         ("POST", "/models", "url=http://127.0.0.1/y.mar&model_name=a", "", 400, "127.0.0.1 is not public"),
         ("POST", "/models", "url=ftp://x/y.mar&model_name=a", "", 404, "Invalid model url: ftp://x/y.mar"),
         ("POST", "/models", "", "{oops", 400, "the body is not JSON"),
         ("POST", "/models", "url=a", "[1]", 400, "must be a JSON object, not list"),
         ("POST", "/models", "url=a&model_name=a", "{}", 400, "Parameter url is required"),  # the query does not count
         ("POST", "/models", "", '{"url": "a\\u0000", "model_name": "a"}', 404, "Relative path"),
-        ("PATCH", "/models", "", "", 405, "Requested method is not allowed: PATCH"),
+        ("PATCH", "/models", "", "", 405, "Requested method is not allowed, please refer to API document."),
         ("POST", "/models/a", "", "", 404, "Model not found: a"),
         ("GET", "/models/ghost", "", "", 404, "Model not found: ghost"),
         ("DELETE", "/models/ghost", "", "", 404, "Model not found: ghost"),
-        ("GET", "/models/a/b", "", "", 404, "Requested resource is not found: /models/a/b"),
-        ("GET", "/", "", "", 405, "Requested method is not allowed: GET"),
+        ("GET", "/models/a/b", "", "", 404, "Requested resource is not found, please refer to API document."),
+        ("GET", "/", "", "", 405, "Requested method is not allowed, please"),
         ("GET", "/\ud800", "", "", 404, "Requested resource is not found"),
     ],
 )
