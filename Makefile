@@ -86,13 +86,19 @@ test-all:
 	done; [ -n "$$ran" ] || { echo "test-all: none of $(PYTHONS) is here" >&2; exit 1; }; echo "test-all: passed on$$ran"
 
 # Installed as a user has it, with the file that lets any process import `mms`. The PyTorch package carries an older
-# sagemaker_inference, so it lies beside the others.
+# sagemaker_inference, so it lies beside the others; MXNet's needs libraries of its time, so it has an environment of its own
+# (x86-64 only: MXNet has no other wheel). psutil: later ones raise on a zombie, and the server is never found.
+MXNET := mxnet==1.9.1 sagemaker-mxnet-inference==1.5.5 sagemaker-inference==1.5.11 numpy==1.23.5 scipy==1.10.1 psutil==5.9.4 model-archiver==1.0.3
 test-frameworks:
 	@$(MAKE) --no-print-directory VENV=.venv-frameworks .venv-frameworks/.made
 	.venv-frameworks/bin/python -m pip --disable-pip-version-check --quiet install '.[test-frameworks]'
 	.venv-frameworks/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --upgrade \
 	  --target .venv-frameworks/pytorch-toolkit sagemaker-pytorch-inference==2.0.25
 	.venv-frameworks/bin/python -m pytest tests/frameworks $(ARGS)
+	@if [ "$$(uname -m)" != x86_64 ]; then echo "test-frameworks: MXNet left out: no wheel for $$(uname -m)"; else \
+		$(MAKE) --no-print-directory VENV=.venv-mxnet .venv-mxnet/.made && \
+		.venv-mxnet/bin/python -m pip --disable-pip-version-check --quiet install . $(MXNET) hypothesis pytest pytest-benchmark 'setuptools<81' && \
+		.venv-mxnet/bin/python -m pytest tests/frameworks/test_mxnet.py $(ARGS); fi
 
 # Other builds live in a copy of the tree: an editable install would put their extensions in the place of the release's.
 # LD_PRELOAD: python itself is not sanitized, so the run time has to be there first. Python never frees all it took.

@@ -339,7 +339,12 @@ class NativeServable:
         if type(y) is not np.ndarray:
             try:
                 y = np.asarray(y)
-            except (TypeError, ValueError, RuntimeError) as error:
+            except (
+                TypeError,
+                ValueError,
+                RuntimeError,
+                Warning,
+            ) as error:  # before numpy 1.24 rows of unequal length warn
                 raise Unanswerable(f"predict() returned {type(y).__name__}, which makes no array: {error}") from None
         if y.ndim == 0 or len(y) != len(x):
             got = f"an array of shape {y.shape}" if y.ndim else f"one {y.dtype} without a first axis"

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from headrace._codec import DecodeError, RowBuffer, ShapeMismatch, encode_csv
+from tests.unit.arrays import assert_same_array
 
 
 def decoded(body, dtype="float64", header=False):
@@ -28,8 +29,8 @@ def decoded(body, dtype="float64", header=False):
     ],
 )
 def test_lines_become_rows(body, expected):
-    np.testing.assert_array_equal(decoded(body), np.asarray(expected, np.float64), strict=True)
-    np.testing.assert_array_equal(decoded(body, "float32"), np.asarray(expected, np.float32), strict=True)
+    assert_same_array(decoded(body), np.asarray(expected, np.float64))
+    assert_same_array(decoded(body, "float32"), np.asarray(expected, np.float32))
 
 
 @pytest.mark.parametrize(
@@ -113,5 +114,5 @@ def test_arrays_as_csv(array, text):
 
 def test_a_large_table_survives_both_ways():
     table = np.random.default_rng(7).standard_normal((3000, 30))
-    np.testing.assert_array_equal(decoded(encode_csv(table)), table, strict=True)
+    assert_same_array(decoded(encode_csv(table)), table)
     np.testing.assert_array_equal(np.loadtxt(encode_csv(table[:50]).decode().splitlines(), delimiter=","), table[:50])

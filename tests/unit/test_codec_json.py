@@ -7,6 +7,7 @@ import orjson
 import pytest
 
 from headrace._codec import BufferFull, DecodeError, NotNumbers, RowBuffer, ShapeMismatch, encode_json, json_into
+from tests.unit.arrays import assert_same_array
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
@@ -45,10 +46,8 @@ def decoded(body, dtype="float32"):
 def test_shapes_that_are_understood(body, expected):
     array = decoded(body)
     assert array.dtype == np.float32
-    np.testing.assert_array_equal(array, np.asarray(expected, np.float32), strict=True)
-    np.testing.assert_array_equal(
-        decoded(memoryview(bytearray(body)), "float64"), np.asarray(expected, np.float64), strict=True
-    )
+    assert_same_array(array, np.asarray(expected, np.float32))
+    assert_same_array(decoded(memoryview(bytearray(body)), "float64"), np.asarray(expected, np.float64))
 
 
 @pytest.mark.parametrize(
@@ -177,7 +176,7 @@ def test_an_integer_that_does_not_fit_is_refused(text, dtype, words):
 def test_integer_limits_pass(dtype):
     info = np.iinfo(dtype)
     expected = np.array([info.min, info.max, 0, 1], dtype)
-    np.testing.assert_array_equal(decoded(orjson.dumps(expected.tolist()), dtype), expected, strict=True)
+    assert_same_array(decoded(orjson.dumps(expected.tolist()), dtype), expected)
 
 
 @pytest.mark.parametrize("dtype", ["uint64", "float16", "complex64", "O", "U3", "bool"])

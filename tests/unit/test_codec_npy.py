@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from headrace._codec import DecodeError, RowBuffer, ShapeMismatch, encode_npy, npy_into, view_npy
+from tests.unit.arrays import assert_same_array
 
 
 def saved(array, version=None):
@@ -41,7 +42,7 @@ ARRAYS = [
 def test_view_is_what_numpy_reads(array, version):
     body = saved(array, version)
     view = view_npy(body)
-    np.testing.assert_array_equal(view, array, strict=True)
+    assert_same_array(view, array)
     assert view.dtype == array.dtype
     assert not view.size or not view.flags.writeable
     assert view.flags.f_contiguous == np.load(io.BytesIO(body)).flags.f_contiguous
@@ -62,7 +63,7 @@ def test_view_copies_nothing_and_keeps_the_body():
 @pytest.mark.parametrize("array", ARRAYS[:10], ids=lambda array: f"{array.dtype.str}{array.shape}")
 def test_numpy_reads_what_we_write(array):
     body = encode_npy(array)
-    np.testing.assert_array_equal(np.load(io.BytesIO(body)), array, strict=True)
+    assert_same_array(np.load(io.BytesIO(body)), array)
     assert (len(body) - array.nbytes) % 64 == 0
     out = bytearray(b"#" * (len(body) + 5))
     assert npy_into(array, out) == len(body)
@@ -153,7 +154,7 @@ def test_rows_are_converted(array, dtype):
     rows = RowBuffer(dtype, 1000)
     assert rows.append_npy(saved(array)) == len(array)
     assert rows.append_array(array) == len(array)
-    np.testing.assert_array_equal(rows.array(), np.concatenate([array, array]).astype(dtype), strict=True)
+    assert_same_array(rows.array(), np.concatenate([array, array]).astype(dtype))
 
 
 @pytest.mark.parametrize(
@@ -193,4 +194,4 @@ def test_large_arrays_pass_unharmed():
     rows = RowBuffer("float32", 1 << 24)
     rows.append_npy(saved(many))
     rows.append_array(many)
-    np.testing.assert_array_equal(rows.array(), np.concatenate([many, many]), strict=True)
+    assert_same_array(rows.array(), np.concatenate([many, many]))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from headrace._codec import DecodeError, view_raw
+from tests.unit.arrays import assert_same_array
 
 
 @pytest.mark.parametrize(
@@ -21,7 +22,7 @@ from headrace._codec import DecodeError, view_raw
 def test_bytes_become_rows(dtype, trailing, shape):
     body = bytes(range(24))
     view = view_raw(body, dtype, trailing)
-    np.testing.assert_array_equal(view, np.frombuffer(body, dtype).reshape(shape), strict=True)
+    assert_same_array(view, np.frombuffer(body, dtype).reshape(shape))
     assert not view.flags.writeable
 
 
