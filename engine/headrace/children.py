@@ -59,9 +59,14 @@ class Death:
 
 
 class Reaper:
-    """Waits for every child; to be made inside the loop, in the main thread."""
+    """Waits for every child; to be made inside the loop, in the main thread.
+
+    on_watch, on_end: called with the pid of a child that is watched from now on, or that was reaped.
+    """
 
     def __init__(self) -> None:
+        self.on_watch: Callable[[int], None] = _ignore
+        self.on_end: Callable[[int], None] = _ignore
         self._loop = asyncio.get_running_loop()
         self._watched: dict[int, asyncio.Future[Death]] = {}
         self._strangers: OrderedDict[int, Death] = OrderedDict()
@@ -76,6 +81,7 @@ class Reaper:
             future.set_result(death)
         else:
             self._watched[pid] = future
+            self.on_watch(pid)
         return future
 
     def reap(self) -> None:
@@ -113,6 +119,8 @@ class Reaper:
             is_out_of_memory, self._oom_kills = count > self._oom_kills, count
         death = Death(pid, 0 if number else os.WEXITSTATUS(status), number, is_out_of_memory)
         future = self._watched.pop(pid, None)
+        if future is not None:
+            self.on_end(pid)
         if future is not None and not future.done():
             future.set_result(death)
             return
@@ -120,6 +128,10 @@ class Reaper:
         self._strangers[pid] = death
         while len(self._strangers) > STRANGERS_MAX:
             self._strangers.popitem(last=False)
+
+
+def _ignore(pid: int) -> None:
+    pass
 
 
 async def wait_for_death(death: "asyncio.Future[Death]") -> Death:

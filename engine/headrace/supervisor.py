@@ -1,6 +1,7 @@
 """The supervisor: starts everything, keeps it going, ends it. The control plane's top; it serves no request.
 
     run() -- listeners, board, reaper
+          +- lifeline --- the warden, which ends what a dead supervisor leaves
           +- nursery ---- the template, which forks workers
           +- frontends -- processes that speak HTTP
           +- workers ---- processes that run models
@@ -26,6 +27,7 @@ from headrace.deployment import Deployment
 from headrace.errors import ConfigError, DownloadFailed, Exit, HeadraceError, ModelError
 from headrace.frontends import Frontend, Frontends
 from headrace.health import Health
+from headrace.lifeline import Lifeline
 from headrace.management import Management
 from headrace.nursery import Nursery
 from headrace.quarantine import Quarantine
@@ -84,6 +86,7 @@ class Supervisor:
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._read_token)
         self._reaper = Reaper()
+        self._lifeline = Lifeline(self._reaper)
         self._board_fd = create_board()
         board = Board(self._board_fd)
         self._registry = Registry()
@@ -149,6 +152,7 @@ class Supervisor:
             listener.close()
         self._archives.close()
         self._reaper.close()
+        self._lifeline.close()
         os.close(self._board_fd)
 
     async def _start(self) -> None:

@@ -198,9 +198,7 @@ class Server:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         status = self.process.wait(WATCHDOG_S)
-        wait_until(
-            lambda: not any(map(_is_alive, family)), f"left behind: {list(filter(_is_alive, family))}\n{self.log}"
-        )
+        wait_until(lambda: not any(map(is_alive, family)), f"left behind: {list(filter(is_alive, family))}\n{self.log}")
         self.reader.join(WATCHDOG_S)
         self.output_reader.join(WATCHDOG_S)
         return status
@@ -211,7 +209,8 @@ class Server:
         self.process.wait(WATCHDOG_S)
 
 
-def _is_alive(process: psutil.Process) -> bool:
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it runs: a zombie does not, and may wait for its new parent for long."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import WATCHDOG_S, Server, wait_until
+from conftest import WATCHDOG_S, Server, is_alive, wait_until
 
 NATIVE = """
 from headrace import Model
@@ -95,7 +95,7 @@ def test_what_a_killed_server_left_is_taken_away_by_the_next(serve, place):
     os.kill(first.process.pid, signal.SIGKILL)
     first.process.wait(WATCHDOG_S)
     first.reader.join(WATCHDOG_S)
-    wait_until(lambda: not any(process.is_running() for process in family), "processes outlive their server")
+    wait_until(lambda: not any(map(is_alive, family)), "processes outlive their server")
     (left,) = place.tmp.iterdir()
     serve("--model-store", str(place.store), "--models", "native.zip", TMPDIR=str(place.tmp))
     (root,) = place.tmp.iterdir()

@@ -1,7 +1,6 @@
 """The whole server: what the supervisor does when processes die, models come and go, and signals arrive."""
 
 import contextlib
-import os
 import random
 import signal
 import socket
@@ -13,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import ECHO, GATED, Serve, Server, in_background, wait_until
+from conftest import ECHO, GATED, Serve, Server, in_background, is_alive, wait_until
 
 HANDLER = """
 import os
@@ -261,15 +260,6 @@ def test_a_second_signal_ends_at_once(model_dir: ModelDir, second: signal.Signal
     wait_until(lambda: not any(map(is_alive, family)), "a process stayed behind")
 
 
-def test_nothing_outlives_a_killed_supervisor(model_dir: ModelDir) -> None:
-    server = Server(model_dir("echo", ECHO), HEADRACE_WORKERS="2").ready()
-    family = server.family()
-    os.kill(server.process.pid, signal.SIGKILL)
-    server.process.wait(60)
-    server.reader.join(60)
-    wait_until(lambda: not any(map(is_alive, family)), "a process stayed behind")
-
-
 def test_after_a_storm_of_kills_everything_is_whole_again(serve: Serve, model_dir: ModelDir, tmp_path: Path) -> None:
     """Workers and templates die at random moments of requests, loads and unloads; no accepted request may be lost."""
     (tmp_path / "handler").mkdir()
@@ -325,13 +315,6 @@ def test_after_a_storm_of_kills_everything_is_whole_again(serve: Serve, model_di
 def where_is(server: Server, model: str) -> list[dict[str, str]]:
     workers = server.manage("GET", f"/models/{model}").json()["workers"]
     return [{key: worker[key] for key in ("id", "status")} for worker in workers]
-
-
-def is_alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def is_accepting(port: int) -> bool:

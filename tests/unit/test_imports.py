@@ -29,7 +29,8 @@ SIDES = {
     ),
     "supervisor": (
         "supervisor watchdog children deployment fetch listeners management nursery openapi parameters frontends "
-        "workers registry placement artifact archives health quarantine access budget admission eviction history",
+        "workers registry placement artifact archives health quarantine access budget admission eviction history "
+        "lifeline warden",
         "roots loops supervisor",
         MODEL_LIBRARIES,
     ),
