@@ -181,6 +181,11 @@ class HandlerServable:
     def _answer(self, request: Request, result: Any, processor: RequestProcessor) -> None:
         try:
             body = encode_output(result)
+        except ValueError as error:
+            _log.error("handler.result", model=self.name, request=request.id, error=str(error))
+            request.fail(HandlerFailed(503, "Unsupported model output data type."))
+            return
+        try:
             kind, fields = media.fields(None, processor.get_response_headers().items())
             fields = media.phrase_line(str(processor.get_response_status_phrase() or "")) + fields
         except ValueError as error:

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from headrace import manifest
-from headrace.errors import ModelError, OutOfMemory
+from headrace.errors import InvalidModel, ModelError, OutOfMemory
 from headrace.handler import HandlerName, HandlerServable, load_handler
 from headrace.manifest import Manifest
 from headrace.mms.context import Context
@@ -104,9 +104,9 @@ def find_entry(directory: Path, handler: str | None, default_handler: str | None
         return Entry(script, found, is_script=True)
     if is_there:
         return Entry(None, found)
-    raise ModelError(
-        f"{directory} holds no model: looked for a handler in {manifest.PATH}, for model.py with a headrace.Model, "
-        "for code/inference.py, and for a default handler in the server's settings"
+    raise InvalidModel(
+        f"Model handler is not defined. Its folder holds no model: looked for a handler in {manifest.PATH}, for "
+        "model.py with a headrace.Model, for code/inference.py, and for a default handler in the server's settings"
     )
 
 

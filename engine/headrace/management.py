@@ -26,7 +26,15 @@ from headrace import artifact, errors, fetch, log, openapi, parameters, placemen
 from headrace.config import Config, ModelSpec
 from headrace.control import Message
 from headrace.deployment import Deployment
-from headrace.errors import HeadraceError, MethodNotAllowed, ModelError, ModelNotFound, NotFound, RequestError
+from headrace.errors import (
+    HeadraceError,
+    InvalidModel,
+    MethodNotAllowed,
+    ModelError,
+    ModelNotFound,
+    NotFound,
+    RequestError,
+)
 from headrace.parameters import Parameters
 from headrace.registry import Model, Registry, check_name
 
@@ -109,6 +117,8 @@ class Management:
             if method == "POST":
                 return await self._register(parameters.read(message))
             raise NotAllowedHere("GET, POST")
+        if method not in ("DELETE", "GET", "PUT"):
+            raise NotAllowedHere("DELETE, GET, PUT")
         model = self._registry.get(words[1])
         if method == "GET":
             return 200, self.describe(model)
@@ -118,9 +128,7 @@ class Management:
             finally:
                 self._forget_download(model)
             return 200, {"status": f'Model "{model.name}" unregistered'}
-        if method == "PUT":
-            return await self._scale(model, parameters.read(message))
-        raise NotAllowedHere("DELETE, GET, PUT")
+        return await self._scale(model, parameters.read(message))
 
     def _predicted(self, words: list[str]) -> str | None:
         """The model that a path asks a prediction of; None when it asks for none."""
@@ -229,7 +237,7 @@ class Management:
         seen = artifact.look(path)
         name = name or seen.model_name
         if not name:
-            raise RequestError(f"Parameter model_name is required. {url} has no manifest that names the model")
+            raise InvalidModel(f"Model name is not defined. {url} has no manifest that does; give model_name")
         isolation = placement.isolation_of(seen, handler or None, config.isolation)
         wanted = asked if asked > 0 else seen.replicas or config.workers_per_model or None
         return self._registry.register(

@@ -81,6 +81,7 @@ def model_document(name: str) -> Document:
 
 def _inference_paths() -> dict[str, Document]:
     name = _parameter("model_name", _TEXT, "the model", "path")
+    api = {200: ("the API", {"type": "object"})}
     healthy = {200: ("it serves", _ref("Status")), 503: ("it does not serve yet, or not any more", _ref("Status"))}
     execution: Document = {
         "type": "object",
@@ -93,7 +94,10 @@ def _inference_paths() -> dict[str, Document]:
             "get": _operation("executionParameters", "For batch transform.", {200: ("what to send", execution)}, [])
         },
         "/invocations": {"post": _prediction("invocations", [default])},
-        "/predictions/{model_name}": {"post": _prediction("predictions", [name])},
+        "/predictions/{model_name}": {
+            "post": _prediction("predictions", [name]),
+            "options": _operation("modelDescription", "The part of this that is about one model.", api, [name], (404,)),
+        },
         "/models/{model_name}/invoke": {"post": _prediction("invoke", [name])},
         "/{model_name}/predict": {"post": _prediction("predict", [name])},
     }

@@ -43,7 +43,8 @@ def _known(exc: BaseException) -> errors.HeadraceError:
     if isinstance(exc, LookupError):
         return errors.Overloaded("the model is not loaded here any more; try again")
     if isinstance(exc, OverflowError):
-        return errors.OutOfMemory(f"the model's answer of {exc} bytes is larger than HEADRACE_MAX_RESPONSE allows")
+        # Not 507, at which a platform unloads models: memory is not what lacks.
+        return errors.HeadraceError(f"the model's answer of {exc} bytes is larger than HEADRACE_MAX_RESPONSE allows")
     if isinstance(exc, BufferError):
         return errors.Overloaded("there is no room for the model's answer (HEADRACE_ARENA, HEADRACE_MAX_RESPONSE)")
     if isinstance(exc, TimeoutError):

@@ -62,6 +62,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = tmp_path_factory.mktemp("store")
     for name, source in (("mirror", MIRROR), ("broken", BROKEN), ("hungry", HUNGRY)):
         write_handler(store, name, source)
+    (store / "empty").mkdir()
     (store / "bare").mkdir()
     (store / "bare" / "svc.py").write_text(MIRROR)
     return store

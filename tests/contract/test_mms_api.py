@@ -173,7 +173,8 @@ def test_register_by_query_json_or_form(api, body, kind):
     ("query", "status", "kind"),
     [
         ("", 400, "BadRequestException"),
-        ("url=bare", 400, "BadRequestException"),  # no manifest, and no name
+        ("url=bare", 400, "InvalidModelException"),  # no manifest, and no name
+        ("url=empty&model_name=x", 400, "InvalidModelException"),  # nor a handler
         ("url=mirror&model_name=x&runtime=perl", 400, "BadRequestException"),
         ("url=../mirror&model_name=x", 404, "ModelNotFoundException"),
         ("url=ghost&model_name=x", 404, "ModelNotFoundException"),

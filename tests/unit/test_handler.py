@@ -330,7 +330,7 @@ def test_all_statuses_at_once(loaded):
         ("return None", 503, "Invalid model predict output"),
         ("return ['a']", 503, "number of batch response mismatched"),
         ("return ['a', 'b', 'c']", 503, "number of batch response mismatched"),
-        ("return [object(), {1, 2}]", 503, "Invalid model predict output"),
+        ("return [object(), {1, 2}]", 503, "Unsupported model output data type."),
         ("import sys; sys.exit(3)", 500, "Worker died."),
     ],
 )

@@ -320,7 +320,7 @@ def test_a_model_that_cannot_be_restored_says_so(run: Callable[..., None]) -> No
     ("method", "path", "query", "body", "status", "message"),
     [
         ("POST", "/models", "", "", 400, "Parameter url is required"),
-        ("POST", "/models", "url=a", "", 400, "Parameter model_name is required"),
+        ("POST", "/models", "url=a", "", 400, "Model name is not defined. a has no manifest"),
         ("POST", "/models", "url=a&model_name=a/b", "", 400, "1 to 255 letters"),
         ("POST", "/models", "url=a&model_name=..", "", 400, "not `.` or `..`"),
         ("POST", "/models", "url=a&model_name=a&runtime=perl", "", 400, "Invalid RuntimeType value: perl"),
@@ -336,7 +336,7 @@ def test_a_model_that_cannot_be_restored_says_so(run: Callable[..., None]) -> No
         ("POST", "/models", "url=a&model_name=a", "{}", 400, "Parameter url is required"),  # the query does not count
         ("POST", "/models", "", '{"url": "a\\u0000", "model_name": "a"}', 404, "Relative path"),
         ("PATCH", "/models", "", "", 405, "Requested method is not allowed, please refer to API document."),
-        ("POST", "/models/a", "", "", 404, "Model not found: a"),
+        ("POST", "/models/a", "", "", 405, "Requested method is not allowed"),
         ("GET", "/models/ghost", "", "", 404, "Model not found: ghost"),
         ("DELETE", "/models/ghost", "", "", 404, "Model not found: ghost"),
         ("GET", "/models/a/b", "", "", 404, "Requested resource is not found, please refer to API document."),
