@@ -88,7 +88,7 @@ def measure(place: Path, models: int, fit: int, requests: int, workers: int) -> 
         took_s = time.monotonic() - began
         after = client.metrics()
     resident = 'headrace_models{state="resident"}'
-    evictions = after["headrace_evictions_total"] - before["headrace_evictions_total"]
+    evictions = sum(after[name] - before[name] for name in after if name.startswith("headrace_evictions_total"))
     reloads = evictions + after[resident] - before[resident]
     hit_rate = 1 - reloads / requests
     ideal = ideal_hits(trace, fit, range(models)) / requests

@@ -318,6 +318,7 @@ cdef class Connection:
             route = frontend.default_route if name is None else frontend.routes.get(name)
             if route is None:
                 return self.decline_unknown(exchange, name)
+            exchange.tally = route.tally
             if head.content_length > frontend.max_request:
                 return self.decline(exchange, 413, frontend.too_large_text, b"")
             if route.refusal is not None:
@@ -489,6 +490,7 @@ cdef class Connection:
         if exchange is None:
             return 0
         self.filling = None
+        exchange.whole_ns = self.frontend.now_ns
         if not exchange.keep_alive:
             self.is_closing = True
         if self.sink == TO_SLOT:
@@ -592,6 +594,7 @@ cdef class Connection:
                                     PyBytes_AS_STRING(frontend.common) + skipped, PyBytes_GET_SIZE(frontend.common) - skipped)
             if exchange.method == HTTP_HEAD or exchange.status == 204 or exchange.status == 304:
                 body_length = 0
+            frontend.count_answer(exchange, body_length)
             if body_length <= COPY_MOST:
                 memcpy(out + filled, body, body_length)
                 filled += body_length
@@ -599,7 +602,6 @@ cdef class Connection:
             else:
                 self.send_with_body(out, filled, exchange, body, body_length)
                 filled = 0
-            frontend.count_answer(exchange.status)
             self.first = exchange.next
             if self.first is None:
                 self.last = None

@@ -11,6 +11,7 @@ cdef class Dispatch(Slots):
     cdef object render_error
     cdef object on_suspect
     cdef dict routes                # model name as bytes -> Route
+    cdef Tallies tallies
     cdef object starving            # connections that wait for a slot, first come first
     cdef list needs                 # (Exchange, worker, bytes) that wait for a larger slot
     cdef list dirty
@@ -31,6 +32,7 @@ cdef class Dispatch(Slots):
     cdef readonly uint64_t timed_out
     cdef readonly uint64_t parks
     cdef readonly uint64_t polls
+    cdef readonly uint64_t bells            # workers that had to be woken
     cdef readonly uint64_t invalid_completions
 
     # -- requests to workers ---------------------------------------------------------------------------------------------
@@ -97,6 +99,7 @@ cdef class Dispatch(Slots):
         exchange.state = SUBMITTED
         self.worker_takes(chosen, exchange.slot)
         if doorbell_must_ring(best.bell):
+            self.bells += 1
             futex_wake(&best.bell.parked)
         if not self.is_polling:
             self.start_polling()
@@ -107,6 +110,7 @@ cdef class Dispatch(Slots):
         if route.used_ns == 0:
             self.used.append(route)
         route.used_ns = now_ns
+        route.asked += 1
         return 0
 
     def uses(self):
@@ -163,6 +167,8 @@ cdef class Dispatch(Slots):
     cdef int abandon(self, Exchange exchange) except -1:
         """The client is gone: nobody waits for this any more. What a worker has, it keeps until it says so."""
         self.abandoned += exchange.state != READY
+        if exchange.tally is not None:
+            count_status(&exchange.tally.counts, STATUS_GONE)
         exchange.state = READY
         self.leave_route(exchange)
         return self.drop_slots(exchange)
@@ -370,6 +376,7 @@ cdef class Dispatch(Slots):
             self.worker_takes(worker, slot)
             exchange.answer.slot = slot
         if doorbell_must_ring(link.bell):
+            self.bells += 1
             futex_wake(&link.bell.parked)
         return 0
 

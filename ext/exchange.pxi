@@ -26,6 +26,10 @@ cdef class Route:
     cdef uint64_t refused_until_ns
     cdef uint64_t ended         # requests that left since the last sweep
     cdef double ended_per_s     # moving mean over sweeps in which any were under way; 0: none yet
+    cdef Tally tally
+    cdef uint64_t asked         # requests since tally() was asked
+    cdef uint64_t used_ns       # the latest request since uses() was asked; 0: none
+    cdef bint is_woken          # the supervisor was told that requests wait though no worker has the model
 
     cdef unsigned int retry_after_s(self) except? 0:
         """When to come again: the time that what is under way will take at the rate of late, 1 to RETRY_AFTER_MOST_S."""
@@ -40,8 +44,6 @@ cdef class Route:
             self.ended_per_s = rate if self.ended_per_s == 0 else (3 * self.ended_per_s + rate) / 4
             self.ended = 0
         return 0
-    cdef uint64_t used_ns       # the latest request since uses() was asked; 0: none
-    cdef bint is_woken          # the supervisor was told that requests wait though no worker has the model
 
 
 @cython.final
@@ -52,8 +54,10 @@ cdef class Exchange:
     cdef Connection connection
     cdef Exchange next
     cdef Route route
+    cdef Tally tally            # of the model that was asked for; None: of none
     cdef uint64_t request_id
-    cdef uint64_t arrival_ns
+    cdef uint64_t arrival_ns    # of its head
+    cdef uint64_t whole_ns      # when its body was complete
     cdef uint64_t deadline_ns
     cdef uint32_t slot
     cdef uint32_t body_length

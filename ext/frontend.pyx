@@ -6,8 +6,9 @@
 A small request is copied once, out of the read buffer into its slot; what remains of a larger body is received by the kernel
 in the slot itself. An answer is sent from the slot where the worker left it.
 
-One extension module in five files, since its classes call each other for every request:
+One extension module in six files, since its classes call each other for every request:
 
+    tally.pxi        what is counted of each model's requests
     exchange.pxi     one request and its answer, the models that requests may name
     slots.pxi        who holds which slot
     connection.pxi   bytes in, bytes out
@@ -138,6 +139,19 @@ from ring cimport (
 )
 from access cimport access_granted
 from fault cimport crash_point, fault_strikes
+from tally cimport (
+    ROW_BOUNDS,
+    STATUS_CLASSES,
+    STATUS_GONE,
+    TIME_BOUNDS,
+    TallyCounts,
+    Times,
+    count_answer,
+    count_status,
+    count_work,
+    known_statuses,
+    time_bounds_ns,
+)
 from syscalls cimport (
     eventfd_clear,
     file_bytes,
@@ -193,6 +207,7 @@ cdef enum:
 INFERENCE = SURFACE_INFERENCE
 MANAGEMENT = SURFACE_MANAGEMENT
 
+include "tally.pxi"
 include "exchange.pxi"
 include "slots.pxi"
 include "connection.pxi"
@@ -272,6 +287,7 @@ cdef class Frontend(Dispatch):
         self.wake_model = wake
         self.poll_callback = self.poll
         self.routes = {}
+        self.tallies = Tallies()
         self.connections = set()
         self.starving = deque()
         self.needs = []
@@ -334,9 +350,9 @@ cdef class Frontend(Dispatch):
         self.token_guards_inference = guards_inference
 
     def set_route(self, str name, unsigned int model, workers, unsigned int most, unsigned long long timeout_ms, bint is_default,
-                  str refusal="", unsigned long long retry_after_s=0):
+                  str refusal="", unsigned long long retry_after_s=0, bint is_named=True):
         """A model that requests may name, and the workers that hold it. With no workers its requests wait; with a *refusal*
-        they are answered 503 with that text."""
+        they are answered 503 with that text. is_named: it is counted by itself, rather than with all the rest."""
         cdef Exchange exchange
         key = name.encode()
         cdef Route route = self.routes.get(key)
@@ -352,6 +368,9 @@ cdef class Frontend(Dispatch):
         for worker in workers:
             self._worker(worker)
         route.workers = tuple(workers)
+        if not is_named:
+            self.tallies.leave(name)
+        route.tally = self.tallies.of(name, is_named)
         route.is_woken = False
         route.most = most
         route.timeout_ns = timeout_ms * 1000000
@@ -378,6 +397,7 @@ cdef class Frontend(Dispatch):
         if self.default_route is route:
             self.default_route = None
         route.is_gone = True
+        self.tallies.leave(name)
         self.answer_waiting(route, 404, f"Model not found: {name}")
 
     def refuse(self, str name, unsigned int model, unsigned int status, str text):
@@ -568,8 +588,16 @@ cdef class Frontend(Dispatch):
             found = max(found, route.retry_after_s() if route.in_flight else 1)
         return found
 
-    cdef int count_answer(self, unsigned int status) except -1:
-        self.answers[status // 100] += 1
+    cdef int count_answer(self, Exchange exchange, uint64_t response_bytes) except -1:
+        """An answer is about to go out."""
+        cdef uint64_t now
+        self.answers[exchange.status // 100] += 1
+        if exchange.tally is not None:
+            now = monotonic_ns()
+            count_answer(&exchange.tally.counts, exchange.status, exchange.arrival_ns, now, exchange.body_length, response_bytes)
+            if exchange.text is None:
+                count_work(&exchange.tally.counts, exchange.whole_ns, exchange.answer.started_ns, exchange.answer.finished_ns,
+                           now, exchange.answer.batch_rows)
         return 0
 
     # -- a few times a second --------------------------------------------------------------------------------------------
@@ -626,10 +654,45 @@ cdef class Frontend(Dispatch):
             "invalid_completions": self.invalid_completions,
             "slots_leased": len(self._held_slots()),
             "slots": slots,
+            "links": self.links_in_use(),
             "arena_committed_bytes": self.arena.committed_bytes,
             "arena_exhausted": self.arena.exhausted,
             "incomplete_bytes": self.incomplete_bytes,
             "polls": self.polls,
             "parks": self.parks,
+            "bells": self.bells,
             "copied_bytes": self.copied_bytes,
         }
+
+    cdef dict links_in_use(self):
+        """By worker that is up: entries in its submission ring, and requests under way."""
+        cdef uint32_t worker
+        cdef Link *link
+        found = {}
+        for worker in range(MAX_WORKERS):
+            link = &self.links[worker]
+            if link.is_up:
+                depth = load_relaxed(&link.pair.submit.tail) - load_relaxed(&link.pair.submit.head)
+                found[str(worker)] = [min(depth, <uint64_t>RING_ENTRIES), link.under_way]
+        return found
+
+    def tally(self, Py_ssize_t busiest):
+        """What was counted of each model's requests (see Tallies.report), how many each has under way, and which had the most
+        requests since this was last asked: {"asked": [[model, requests], ...]}, at most so many and all that are named."""
+        cdef Route route
+        cdef list named = []
+        cdef list others = []
+        in_flight = {}
+        for route in self.routes.values():
+            if route.tally is not self.tallies.rest:
+                named.append([route.model, route.asked])
+                in_flight[route.name] = route.in_flight
+            elif route.asked:
+                others.append([route.model, route.asked])
+            route.asked = 0
+        others.sort(key=lambda found: -found[1])
+        report = self.tallies.report()
+        report["asked"] = named + others[:busiest]
+        report["in_flight"] = in_flight
+        report["in_flight_total"] = self.in_flight
+        return report

@@ -29,7 +29,7 @@
 #include <stdint.h>
 
 #define LAYOUT_MAGIC 0x3145434152444148ull /* "HADRACE1", little endian */
-#define LAYOUT_VERSION 2u
+#define LAYOUT_VERSION 3u
 
 #define MAX_WORKERS 1024u
 #define MAX_FRONTENDS 64u
@@ -74,7 +74,8 @@ typedef struct {
     uint64_t held_slots; /* completions sent while the model still held a view */
     uint64_t dropped;    /* requests that nobody waited for any more when their turn came: client gone, or deadline passed */
     uint64_t invalid_submissions; /* entries that named memory outside of their slot, or nothing that was waited for */
-    uint64_t pad2[479];
+    uint64_t busy_ns;             /* in states other than idle, up to state_since_ns */
+    uint64_t pad2[478];
 } WorkerPage;
 
 typedef struct {

@@ -65,6 +65,7 @@ cdef extern from "layout.h" nogil:
         uint64_t held_slots
         uint64_t dropped
         uint64_t invalid_submissions
+        uint64_t busy_ns
 
     ctypedef struct SegmentHeader:
         uint64_t magic

@@ -159,4 +159,5 @@ cdef class Board:
             "held_slots": load_relaxed(&page.held_slots),
             "dropped": load_relaxed(&page.dropped),
             "invalid_submissions": load_relaxed(&page.invalid_submissions),
+            "busy_ns": load_relaxed(&page.busy_ns),
         }

@@ -319,6 +319,8 @@ cdef class Port:
 
     cdef int enter(self, uint64_t state, uint64_t model) except -1:
         """Says on the board what this loop does, and since when."""
+        if self.page.state > WORKER_IDLE:
+            store_relaxed(&self.page.busy_ns, self.page.busy_ns + self.started_ns - self.page.state_since_ns)
         store_relaxed(&self.page.state_model, model)
         store_relaxed(&self.page.state_since_ns, self.started_ns)
         store_relaxed(&self.page.state, state)

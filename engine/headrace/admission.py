@@ -60,7 +60,7 @@ class Admission:
         recycle: Recycle,
     ) -> None:
         self.budget = Budget(config.memory_budget_bytes)
-        self.counts: Counter[str] = Counter()  # evictions, refusals, recyclings
+        self.counts: Counter[str] = Counter()  # evictions by reason, refusals, recyclings
         self._config = config
         self._registry = registry
         self._workers = workers
@@ -120,7 +120,8 @@ class Admission:
             "measured_bytes": budget.measured_bytes,
             "charged_bytes": budget.charged_bytes,
             "reserved_bytes": budget.reserved_bytes,
-            "evictions": self.counts["evictions"],
+            "evictions_room": self.counts["evictions_room"],
+            "evictions_over_budget": self.counts["evictions_over_budget"],
             "refusals": self.counts["refusals"],
             "recyclings": self.counts["recyclings"],
         }
@@ -181,7 +182,7 @@ class Admission:
             victims = await self._choose(missing, model)
             if victims:
                 await self._evict(victims, f"to make room for {model.name}")
-                self.counts["evictions"] += len(victims)
+                self.counts["evictions_room"] += len(victims)
                 self.measure()
             elif needed and (self._is_recycling() or await self._recycle_one(missing)):
                 await asyncio.sleep(POLL_S)
@@ -200,7 +201,7 @@ class Admission:
         victims = await self._choose(missing, None)
         if victims:
             await self._evict(victims, "the memory budget was exceeded")
-            self.counts["evictions"] += len(victims)
+            self.counts["evictions_over_budget"] += len(victims)
             self.measure()
         if self.budget.free_bytes < 0 and await self._recycle_one(-self.budget.free_bytes):
             return

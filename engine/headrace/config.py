@@ -351,6 +351,14 @@ class Config:
         "choice",
         choices=("management", "all"),
     )
+    metrics_models: int = knob(
+        100,
+        "models that have series of their own in `/metrics`; all others are `other`",
+        "METRICS_MODELS",
+        "int",
+        0,
+        1000,
+    )
     log_level: str = knob("INFO", "least level that is printed", "LOG_LEVEL", "choice", choices=log.LEVELS)
     log_format: str = knob("text", "form of a log line", "LOG_FORMAT", "choice", choices=log.FORMATS)
     sagemaker: bool = False

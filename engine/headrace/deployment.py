@@ -13,18 +13,18 @@ import asyncio
 import math
 import signal
 import time
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import psutil
 
-from headrace import log, metrics, placement
+from headrace import log, placement
 from headrace.admission import Admission
 from headrace.archives import Archives
 from headrace.budget import Reservation
 from headrace.config import Config
 from headrace.control import Message
+from headrace.counts import Counts
 from headrace.errors import (
     Conflict,
     HeadraceError,
@@ -36,6 +36,7 @@ from headrace.errors import (
 )
 from headrace.frontends import Frontends
 from headrace.history import History
+from headrace.labels import Labels
 from headrace.registry import Model, Registry, Replica, State
 from headrace.workers import Worker, WorkerDied, Workers
 
@@ -59,6 +60,8 @@ class Deployment:
         self.admission = Admission(config, registry, workers, frontends, board_fd, self.evict, self.recycle)
         self.history = History()
         frontends.on_wake = self.wake
+        self.counts = Counts()
+        self.labels = Labels(config.metrics_models)
         self._reloads: set[asyncio.Task[None]] = set()
         self._config = config
         self._archives = archives
@@ -115,6 +118,8 @@ class Deployment:
         """
         charges = {model.index: self.admission.budget.charge_of(model.index) for model in models}
         for model in models:
+            unused_ns = time.monotonic_ns() - max(model.used_ns, model.loaded_ns)
+            self.counts.eviction_age_s.observe(unused_ns / 1e9)
             model.become(State.EVICTED, f"evicted {why}")
             for replica in model.replicas.values():
                 replica.become(State.UNLOADING)
@@ -161,7 +166,9 @@ class Deployment:
         model.become(State.RESIDENT)
         model.is_routed = True
         await self.publish(model)
-        took_ms = round(1000 * (asyncio.get_running_loop().time() - started_s))
+        took_s = asyncio.get_running_loop().time() - started_s
+        self.counts.loads["loaded"] += 1
+        self.counts.load_s.observe(took_s)
         self.history.note(
             event,
             model.name,
@@ -169,7 +176,7 @@ class Deployment:
             self.admission.budget.charge_of(model.index),
             workers=model.residents(),
             isolation=model.isolation,
-            took_ms=took_ms,
+            took_ms=round(1000 * took_s),
         )
 
     async def unload(self, model: Model) -> None:
@@ -188,6 +195,7 @@ class Deployment:
             in_time = await self._shrink(model, list(model.replicas))
             await self._archives.discard(model.directory)
             self._registry.remove(model)
+            self.labels.forget(model.index)
         waited = "" if in_time else f"after {self._unload_s:g} s (HEADRACE_UNLOAD_TIMEOUT) its worker was ended"
         self.history.note("unloaded", model.name, waited)
         if waited:
@@ -239,19 +247,6 @@ class Deployment:
             return int(psutil.Process(self._workers.by_index[worker].pid).memory_info().rss)
         except (KeyError, ValueError, psutil.Error):
             return 0
-
-    async def metrics(self) -> str:
-        """What all processes count, as Prometheus reads it."""
-        replies = await self._frontends.broadcast({"op": "stats"})
-        self.admission.measure()
-        states = Counter(model.state.value for model in self._registry)
-        frontends = {index: reply["stats"] for index, reply in replies.items()}
-        return metrics.exposition(
-            frontends,
-            self._workers.pages(),
-            {state.value: states[state.value] for state in State},
-            self.admission.metrics(),
-        )
 
     async def lift(self, model: Model) -> None:
         """A quarantine is over: bring the model back to the workers that died of it, then route to it again."""
@@ -311,6 +306,7 @@ class Deployment:
 
     def _note_failure(self, model: Model, reason: str, error: HeadraceError) -> None:
         event = "refused" if isinstance(error, OutOfMemory) else "failed"
+        self.counts.loads[event] += 1
         self.history.note(event, model.name, reason, model.needs_bytes, detail=error.detail)
 
     def _check_stays(self, model: Model) -> None:
@@ -446,6 +442,7 @@ class Deployment:
             "default": model.is_default,
             "refusal": f"model {model.name} is set aside: {model.quarantine}" if model.quarantine else "",
             "retry_after_s": math.ceil(model.quarantined_for_s),
+            "named": self.labels.is_named(model.index, model.name),
         }
 
 

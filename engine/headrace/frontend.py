@@ -145,6 +145,7 @@ class Frontend:
                 message["default"],
                 message["refusal"],
                 message["retry_after_s"],
+                message["named"],
             )
         elif op == "unroute":
             self.path.remove_route(message["name"])
@@ -159,7 +160,7 @@ class Frontend:
         elif op == "token":
             self.path.set_token(message["token"].encode(), message["guards_inference"])
         elif op == "stats":
-            self.channel.reply(message, stats=self.path.stats())
+            self.channel.reply(message, stats=self.path.stats(), tally=self.path.tally(message["busiest"]))
             return
         elif op == "drain":
             self.spawn(self.drain(message))

@@ -37,6 +37,7 @@ from headrace.errors import (
 )
 from headrace.parameters import Parameters
 from headrace.registry import Model, Registry, check_name
+from headrace.scrape import Scrape
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -72,10 +73,11 @@ class Place:
 
 
 class Management:
-    def __init__(self, config: Config, registry: Registry, deployment: Deployment) -> None:
+    def __init__(self, config: Config, registry: Registry, deployment: Deployment, scrape: Scrape) -> None:
         self._config = config
         self._registry = registry
         self._deployment = deployment
+        self._scrape = scrape
         self._places: dict[int, Place] = {}  # by the model's index
         self._downloads_at_once = asyncio.Semaphore(_DOWNLOADS)
         self._background: set[asyncio.Task[None]] = set()
@@ -85,7 +87,7 @@ class Management:
         headers: dict[str, str] = {}
         try:
             if self._is_here(message) and (message["method"], message["path"].strip("/")) == ("GET", "metrics"):
-                text = await self._deployment.metrics()
+                text = await self._scrape.text()
                 return {"status": 200, "body": text, "content_type": METRICS_TYPE, "headers": {}}
             status, document = await self._dispatch(message)
             body = orjson.dumps(document, option=_JSON)

@@ -32,6 +32,7 @@ from headrace.management import Management
 from headrace.nursery import Nursery
 from headrace.quarantine import Quarantine
 from headrace.registry import Model, Registry
+from headrace.scrape import Scrape
 from headrace.watchdog import Watchdog
 from headrace.workers import Workers
 
@@ -106,7 +107,8 @@ class Supervisor:
         self._workers.on_up, self._workers.on_down = self._deployment.restore, self._deployment.take_down
         self._quarantine = Quarantine(self._registry, self._deployment.publish, self._deployment.lift)
         self._workers.on_blame = self._quarantine.blame
-        self._management = Management(config, self._registry, self._deployment)
+        scrape = Scrape(config.metrics_models, self._registry, self._workers, self._frontends, self._deployment)
+        self._management = Management(config, self._registry, self._deployment, scrape)
         self._watchdog = Watchdog(config, board, self._workers, self._reaper)
 
     async def run(self) -> int:

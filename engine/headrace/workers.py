@@ -12,13 +12,14 @@ Invariants
 import asyncio
 import contextlib
 import traceback
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from headrace import affinity, log, placement, processes
 from headrace._memory import WORKERS_MAX, Board
-from headrace.children import Backoff, BootFailed, Death, Reaper, guard, wait_for_death
+from headrace.children import Backoff, BootFailed, Death, Reaper, guard, signal_name, wait_for_death
 from headrace.config import Config
 from headrace.control import ChannelError, Message, close_descriptors
 from headrace.control_async import AsyncChannel
@@ -102,6 +103,7 @@ class Workers:
         on_fatal: Callable[[str], None],
     ) -> None:
         self.by_index: dict[int, Worker] = {}
+        self.restarts: Counter[str] = Counter()  # by what made them necessary
         self.on_up: Callable[[Worker], Awaitable[None]] = _nothing
         self.on_down: Callable[[Worker], Awaitable[None]] = _nothing
         self.on_blame: Callable[[int, int, Death, bool], Awaitable[None]] = _blame_nobody
@@ -285,6 +287,8 @@ class Workers:
             await self._frontends.broadcast(
                 {"op": "worker", "worker": worker.index, "up": False, "out_of_memory": death.out_of_memory}
             )
+        if not worker.retired.is_set():
+            self.restarts[_restart_reason(death, worker.is_stuck, is_recycled)] += 1
         self._board.reset(worker.index)
         if was_up:
             await self.on_down(worker)
@@ -308,6 +312,19 @@ class Workers:
             channel.send({"op": "attach", "frontend": frontend.index}, [frontend.segment, frontend.eventfd])
         except ConnectionError:
             pass  # it is dying, and its successor is shown all frontends
+
+
+def _restart_reason(death: Death, is_stuck: bool, is_recycled: bool) -> str:
+    """A word for the metrics: a signal's name, or what is known better."""
+    if is_stuck:
+        return "stuck"
+    if death.out_of_memory:
+        return "out_of_memory"
+    if death.signal:
+        return signal_name(death.signal)
+    if death.is_clean:
+        return "recycled" if is_recycled else "ended"
+    return "failed"
 
 
 async def _nothing(worker: Worker) -> None:

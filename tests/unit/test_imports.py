@@ -14,7 +14,8 @@ EXT = ROOT / "ext"
 MODEL_LIBRARIES = "numpy scipy pandas sklearn torch tensorflow xgboost joblib"
 SIDES = {
     "roots": (
-        "errors log units machine parsers config metrics affinity control media model_settings processes archive "
+        "errors log units machine parsers config metrics counts labels affinity control media model_settings processes "
+        "archive "
         "keystore manifest stand_in surroundings footprint",
         "roots",
         MODEL_LIBRARIES,
@@ -30,7 +31,7 @@ SIDES = {
     "supervisor": (
         "supervisor watchdog children deployment fetch listeners management nursery openapi parameters frontends "
         "workers registry placement artifact archives health quarantine access budget admission eviction history "
-        "lifeline warden",
+        "lifeline warden scrape",
         "roots loops supervisor",
         MODEL_LIBRARIES,
     ),

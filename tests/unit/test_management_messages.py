@@ -27,6 +27,7 @@ from headrace.frontends import Frontend, Frontends
 from headrace.management import Management, model_path
 from headrace.nursery import Nursery
 from headrace.registry import Registry, Replica, State
+from headrace.scrape import Scrape
 from headrace.workers import Worker, Workers
 
 Script = Callable[["Server"], Awaitable[None]]
@@ -47,7 +48,8 @@ class Server:
         nursery = Nursery(config, -1, board, nobody)
         self.workers = Workers(config, board, nursery, nobody, plan, self.frontends, lambda: None, nobody)
         self.deployment = Deployment(config, self.registry, self.workers, self.frontends, Archives(nobody), board_fd)
-        self.management = Management(config, self.registry, self.deployment)
+        scrape = Scrape(0, self.registry, self.workers, self.frontends, self.deployment)
+        self.management = Management(config, self.registry, self.deployment, scrape)
         self.gate = asyncio.Event()  # loads of models called "slow" wait for it
         self.gate.set()
         self.peers: list[AsyncChannel] = []
