@@ -18,10 +18,10 @@ from pathlib import Path
 from bench import procfs
 from bench.errors import BenchError
 from bench.scenarios import ECHO, Scenario, check_constant
+from bench.toolchain import BUILD, compiled
 
 HOST = "127.0.0.1"
 HERE = Path(__file__).parent
-BUILD = HERE.parent / "build" / "bench"
 READY_S = 60.0
 POLL_S = 0.002
 STOP_S = 10.0
@@ -128,28 +128,12 @@ def bare() -> Server:
 
 def floor() -> Server:
     def command(port: int, _: int) -> list[str]:
-        return [str(_compiled(HERE / "yardsticks" / "floor.c")), str(port), ECHO.decode()]
+        return [str(compiled(HERE / "yardsticks" / "floor.c")), str(port), ECHO.decode()]
 
     return Server("floor", command, is_yardstick=True)
 
 
 SERVERS: dict[str, Callable[[], Server]] = {"headrace": headrace, "bare": bare, "floor": floor}
-
-
-def _compiled(source: Path) -> Path:
-    """The program, made anew when its source is newer."""
-    program = BUILD / source.stem
-    BUILD.mkdir(parents=True, exist_ok=True)
-    if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
-        compiler = os.environ.get("CC", "cc").split()
-        words = [*compiler, "-O2", "-Wall", "-Wextra", "-o", str(program), str(source)]
-        try:
-            done = subprocess.run(words, capture_output=True, text=True)
-        except FileNotFoundError:
-            raise BenchError(f"{compiler[0]} not found: the floor yardstick needs a C compiler") from None
-        if done.returncode:
-            raise BenchError(f"{' '.join(words)} failed:\n{done.stderr}")
-    return program
 
 
 def _free_ports(count: int) -> list[int]:
