@@ -375,9 +375,11 @@ class Config:
         is_one = self.port == self.management_port and (self.port != 0 or self.sagemaker)
         return is_one and self.host == self.management_host
 
-    def asdict(self) -> dict[str, Any]:
-        """Plain JSON values, for the control channel."""
+    def asdict(self, with_secrets: bool = False) -> dict[str, Any]:
+        """Plain JSON values, for the control channel; with_secrets only for processes that run no models."""
         values = dataclasses.asdict(self)
+        if not with_secrets:
+            values["tls_keystore_password"] = ""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod

@@ -181,7 +181,7 @@ class Frontends:
         message = {
             "op": "start",
             "frontend": index,
-            "config": config.asdict(),
+            "config": config.asdict(with_secrets=True),
             "listeners": list(self._listeners),
             "single_port": config.single_port,
             "supervisor": os.getpid(),

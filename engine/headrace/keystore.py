@@ -2,11 +2,15 @@
 
 import contextlib
 import os
+import shlex
 import ssl
 from typing import Any
 
 from headrace.config import Config
 from headrace.errors import ConfigError
+
+# First bytes of the forms that only Java reads. Source: JavaKeyStore and JceKeyStore of OpenJDK.
+_JAVA_FORMS = {b"\xfe\xed\xfe\xed": "JKS", b"\xce\xce\xce\xce": "JCEKS"}
 
 
 def load(context: ssl.SSLContext, config: Config) -> None:
@@ -38,11 +42,11 @@ def _load_keystore(context: ssl.SSLContext, path: str, password: str) -> None:
             data = file.read()
     except OSError as error:
         raise ConfigError(f"keystore={path}: {error.strerror}") from None
-    if data[:4] == b"\xfe\xed\xfe\xed":
-        raise ConfigError(
-            f"keystore={path} is of Java's own form JKS; convert it: keytool -importkeystore -srckeystore {path} "
-            "-destkeystore FILE -deststoretype PKCS12"
-        )
+    kind = _JAVA_FORMS.get(data[:4])
+    if kind is not None:
+        words = ("keytool", "-importkeystore", "-srcstoretype", kind, "-srckeystore", path)
+        command = shlex.join([*words, "-deststoretype", "PKCS12", "-destkeystore", f"{path}.p12"])
+        raise ConfigError(f"keystore={path} is of Java's own form {kind}; name {path}.p12, which this makes: {command}")
     try:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.serialization import pkcs12

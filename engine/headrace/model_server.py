@@ -237,8 +237,9 @@ def main(argv: Sequence[str]) -> int:
         settings, file = read_settings(dialect, arguments)
     except ConfigError as error:
         return _complain(dialect, error)
+    os.environ.pop(f"{dialect.prefix}KEYSTORE_PASS", None)  # before any process of models is started
     for name in [name for name in os.environ if file.hidden and re.fullmatch(file.hidden, name)]:
-        del os.environ[name]  # before any process of models is started
+        del os.environ[name]
     log.configure(settings.config.log_level, settings.config.log_format, "supervisor")
     logger = log.get("supervisor")
     logger.info("settings", **settings.log_fields())

@@ -26,16 +26,17 @@ FILE_BYTES_MAX = 1 << 20
 # Keys that tune a JVM, its network library, or what is not served here.
 _MEANINGLESS = (
     "async_logging metric_time_interval netty_client_threads number_of_gpu number_of_netty_threads "
-    "plugins_path prefer_direct_buffer preload_model vmargs"
+    "plugins_path prefer_direct_buffer preload_model vmargs debug io_ratio model_server_home use_native_io"
 )
 _MEANINGLESS_IN_TORCHSERVE = (
     "cpp_log_config disable_system_metrics disable_token_authorization enable_grpc_ssl enable_metrics_api "
     "enable_model_api grpc_inference_address grpc_inference_max_connection_age_ms grpc_inference_port "
     "grpc_management_address grpc_management_max_connection_age_ms grpc_management_port initial_worker_port "
     "install_py_dep_per_model limit_max_image_pixels load_models_on_demand metrics_address metrics_config "
-    "metrics_format metrics_mode model_config model_server_home model_snapshot python system_metrics_cmd "
+    "metrics_format metrics_mode model_config model_snapshot python system_metrics_cmd "
     "use_env_allowed_urls use_new_metrics version workflow_store"
 )
+_LOG_VARIABLES = ("LOG_LOCATION", "METRICS_LOCATION")  # folders of the originals' log files
 _JOINED = re.compile(r"(true|false)([a-z][a-z_]*)=(.*)", re.DOTALL)
 
 
@@ -94,7 +95,7 @@ class ServerFile:
     """settings: for config.load(); models: what `load_models` lists; specs: by model name, of `models={...}`.
 
     notes: (event, fields) for the log; hidden: regular expression of variables that models are not to see; keystore:
-    file of the server's certificate and key.
+    file of the server's certificate and key, whose password is Java's usual one unless the file says another.
     """
 
     settings: dict[str, tuple[str, object]] = field(default_factory=dict)
@@ -104,7 +105,7 @@ class ServerFile:
     notes: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     hidden: str = ""
     keystore: str = ""
-    keystore_password: str = ""
+    keystore_password: str = "changeit"
     allowed_urls: tuple[str, ...] = ()
 
     def complete(self, spec: ModelSpec) -> ModelSpec:
@@ -159,6 +160,9 @@ def interpret(dialect: Dialect, found: Mapping[str, str], environ: Mapping[str, 
     _settle_tls(file, found)
     ignored = sorted(set(found) & dialect.meaningless)
     unknown = sorted(set(found) - dialect.meaningless - set(_KEYS))
+    meant_for_logs = [name for name in _LOG_VARIABLES if environ.get(name)]
+    if meant_for_logs:
+        file.notes.append(("log_files.without_meaning_here", {"variables": meant_for_logs, "log": "standard error"}))
     if ignored:
         file.notes.append(("config_file.without_meaning_here", {"keys": ignored}))
     if unknown:

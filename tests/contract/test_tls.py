@@ -5,6 +5,9 @@ import http.client
 import ipaddress
 import json
 import os
+import re
+import shlex
+import shutil
 import socket
 import ssl
 import subprocess
@@ -146,6 +149,22 @@ def test_a_keystore_of_the_configuration_file(tmp_path, credentials):
     finally:
         server.terminate()
         server.wait(WATCHDOG_S)
+
+
+def test_the_line_for_a_keystore_of_java_s_own_form_makes_one_that_is_read(tmp_path):
+    if shutil.which("keytool") is None:
+        pytest.skip("no keytool (of a Java runtime)")
+    jks = tmp_path / "a keystore.jks"
+    passwords = ["-storepass", "changeit", "-keypass", "changeit", "-storetype", "JKS"]
+    names = ["-alias", "a", "-dname", "CN=a", "-keyalg", "EC", "-keystore", str(jks)]
+    subprocess.run(["keytool", "-genkeypair", *names, *passwords], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with pytest.raises(ConfigError) as caught:
+        keystore.load(context, config(tls_keystore=jks))
+    told = re.search(r"name (.*), which this makes: (.*)", str(caught.value))
+    command = [*shlex.split(told[2]), "-srcstorepass", "changeit", "-deststorepass", "changeit"]
+    subprocess.run(command, check=True, capture_output=True)
+    keystore.load(context, config(tls_keystore=told[1], tls_keystore_password="changeit"))
 
 
 def config(**fields):

@@ -330,6 +330,8 @@ def test_the_config_travels_as_json():
     models = (config.ModelSpec("a", "/a"), config.ModelSpec("b", "/b", "service:handle"))
     chosen = config.load({"template_imports": "numpy,torch"}, {}, models=models, model_store="/").config
     assert config.Config.from_dict(json.loads(json.dumps(chosen.asdict()))) == chosen
+    secret = config.load({}, {}, keystore=("/k.p12", "pass")).config
+    assert [secret.asdict(with_secrets=which)["tls_keystore_password"] for which in (False, True)] == ["", "pass"]
 
 
 def test_the_config_of_another_build_is_refused():

@@ -56,6 +56,16 @@ def test_the_response_timeout_is_in_minutes_for_mms_and_in_seconds_for_torchserv
     assert values(read(dialect, default_response_timeout="3")) == {"timeout_ms": timeout_ms}
 
 
+def test_folders_of_log_files_are_named_as_having_no_meaning():
+    (note,) = read(environ={"LOG_LOCATION": "/logs", "METRICS_LOCATION": "", "HOME": "/"}).notes
+    assert note == ("log_files.without_meaning_here", {"variables": ["LOG_LOCATION"], "log": "standard error"})
+
+
+def test_a_keystore_has_the_usual_password_unless_another_is_given():
+    assert read(keystore="/k.p12").keystore_password == "changeit"
+    assert read(keystore="/k.p12", keystore_pass="other").keystore_password == "other"
+
+
 def test_the_response_timeout_in_seconds_wins_in_any_order():
     for keys in (
         ("default_response_timeout", "default_response_timeout_seconds"),
