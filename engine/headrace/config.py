@@ -260,6 +260,15 @@ class Config:
         0,
         60_000,
     )
+    failed_start: str = knob(
+        "end",
+        "what the server does when its only model cannot be loaded at the start: it ends, or stays up, unhealthy until "
+        "the model is registered again",
+        "FAILED_START",
+        "choice",
+        choices=("end", "stay"),
+        shown="end; stay under the commands of MMS and TorchServe",
+    )
     drain_timeout_ms: int = knob(
         22_000,
         "time after SIGTERM to answer what was accepted; what is left then is answered 503",

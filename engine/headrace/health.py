@@ -3,11 +3,13 @@
 Frontends answer all three by themselves, from what they were last told, so an answer waits for no worker, no model and
 not for the supervisor. Who tells them is here: at once when a worker comes or goes, else within LOOK_S of a change.
 
-    /ping          as SageMaker wants it: 200 from the end of the start on; in multi-model mode once a worker is up
+    /ping          as SageMaker wants it: 200 from the end of the start on, unless the only model could not be loaded;
+                   in multi-model mode once a worker is up
     /health/live   200 as long as a frontend turns its loop
     /health/ready  200 while the server can take requests, else 503; the document says why, and what else is amiss
 
-A model that failed or is in quarantine is a reason in the document, and no more: it does not make the server unready.
+A model that failed or is in quarantine is a reason in the document, and no more: it does not make the server unready,
+unless it failed and is the only model of the start, without which there is nothing to serve.
 """
 
 import asyncio
@@ -55,7 +57,8 @@ class Health:
     def message(self) -> Message:
         """What a frontend has to know."""
         shared = [worker.is_up for worker in self._workers.shared()]
-        if not any(shared) or not self.is_started:
+        has_failed = any(model.is_default and model.state is State.FAILED for model in self._registry)
+        if not any(shared) or not self.is_started or has_failed:
             status, text = 503, "Unhealthy"
         else:
             status, text = 200, "Healthy" if all(shared) else "Partial Healthy"

@@ -111,7 +111,7 @@ def read_settings(dialect: Dialect, arguments: argparse.Namespace) -> tuple[Sett
         settings = config.load(
             {},
             environ,
-            file=file.settings,
+            file={"failed_start": (dialect.commands[0], "stay"), **file.settings},  # as the original does
             models=models,
             model_store=store,
             allowed_urls=file.allowed_urls,

@@ -124,6 +124,7 @@ class Registry:
         failed = self._models.get(name)
         if failed is not None:
             self.remove(failed)
+            fields.setdefault("is_default", failed.is_default)
         model = Model(name, path, url, self._next_index, **fields)
         self._next_index += 1
         self._models[name] = self._by_index[model.index] = model

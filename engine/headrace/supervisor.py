@@ -176,25 +176,29 @@ class Supervisor:
         self._on_ready(config, url)
 
     async def _load_startup_models(self) -> None:
-        """Raises the reason when the only model fails; of several, those that fail are listed as failed."""
+        """Models that fail are listed as failed; raises the reason of the only one where HEADRACE_FAILED_START=end."""
         specs = self._config.models
-        registered = await asyncio.gather(*(self._register(spec, len(specs) == 1) for spec in specs))
+        ends = len(specs) == 1 and self._config.failed_start == "end"
+        registered = await asyncio.gather(*(self._register(spec, ends) for spec in specs))
         models = [model for model in registered if model is not None]
         loads = [self._deployment.load(model) for model in models]
         for result in await asyncio.gather(*loads, return_exceptions=True):
-            if isinstance(result, BaseException) and (len(specs) == 1 or not isinstance(result, HeadraceError)):
+            if isinstance(result, BaseException) and (ends or not isinstance(result, HeadraceError)):
                 raise result
 
-    async def _register(self, spec: ModelSpec, is_only: bool) -> Model | None:
+    async def _register(self, spec: ModelSpec, ends: bool) -> Model | None:
+        """None when it failed already, and is listed as failed."""
+        is_default = len(self._config.models) == 1  # serves /invocations
         try:
             model = await self._management.register_startup(spec)
         except (ModelError, DownloadFailed) as error:
-            if is_only:
+            if ends:
                 raise
             _log.error("model.failed", model=spec.name, error=error)
-            self._registry.register(spec.name, spec.path, spec.path, is_startup=True).fail(str(error))
+            fields = {"is_startup": True, "is_default": is_default}
+            self._registry.register(spec.name, spec.path, spec.path, **fields).fail(str(error))
             return None
-        model.is_default = is_only  # serves /invocations
+        model.is_default = is_default
         return model
 
     async def _drain(self, start: "asyncio.Task[None]") -> None:

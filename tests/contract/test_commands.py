@@ -135,6 +135,28 @@ def test_in_the_foreground_it_is_the_server_and_ends_with_sigterm(place):
         server.wait()
 
 
+def test_an_only_model_that_fails_leaves_the_server_unhealthy_until_it_is_mended(place):
+    service = place.directory / "store" / "m" / "service.py"
+    good = service.read_text()
+    service.write_text("import nothing_of_that_name\n")
+    command = [SCRIPTS / "multi-model-server", "--foreground", "--model-store", "store", "--models", "m=m"]
+    with open(place.directory / "err", "ab") as err:
+        server = subprocess.Popen(command, env=place.environ(), cwd=place.directory, stderr=err)
+    try:
+        wait_until(lambda: " ready " in place.text(), "not up")
+        assert json.loads(place.request("/ping")) == {"status": "Unhealthy"}
+        document = json.loads(place.request("/models/m"))
+        assert document["status"] == "failed"
+        assert "nothing_of_that_name" in document["reason"]
+        service.write_text(good)
+        assert "registered" in place.request("/models?url=m", b"")
+        wait_until(lambda: "Unhealthy" not in place.request("/ping"), "still unhealthy")
+        assert place.request("/invocations", b"{}") == "[None, 'bytearray']"
+    finally:
+        server.terminate()
+        assert server.wait(WATCHDOG_S) == 0, place.text()
+
+
 def test_a_pid_file_of_another_process_is_not_heeded(place):
     (place.directory / ".model_server.pid").write_text(str(os.getpid()))
     assert place.run("multi-model-server", "--stop") == 0

@@ -106,6 +106,7 @@ def test_each_knob_can_be_set_by_its_variable_and_shows_as_it_is_written(name):
         "eviction": "none",
         "isolation": "process",
         "initialize_errors": "retry",
+        "failed_start": "stay",
         "decode_input": "false",
         "max_download_bytes": "3GiB",
         "tls_ports": "both",
