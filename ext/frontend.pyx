@@ -198,6 +198,8 @@ cdef enum:
     TARGET_EXECUTION = 7        # what batch transforms should send
     TARGET_LIVE = 8
     TARGET_READY = 9
+    TARGET_CONSOLE = 10         # the console's page and its parts: the same for everybody, so without a token
+    TARGET_TRY = 11             # a prediction that the console asks for, on the management port
 
 # What a listening socket serves.
 cdef enum:
@@ -245,6 +247,7 @@ cdef class Frontend(Dispatch):
     cdef unsigned int readiness_status
     cdef bytes token                # empty: none is asked for
     cdef bint token_guards_inference
+    cdef bint token_guards_reading
     cdef readonly bint is_draining
     cdef Py_ssize_t max_connections
     cdef uint64_t header_timeout_ns
@@ -344,10 +347,14 @@ cdef class Frontend(Dispatch):
         self.readiness_status = status
         self.readiness_text = text
 
-    def set_token(self, bytes token, bint guards_inference):
-        """The bearer token that management asks for, and inference where *guards_inference*; empty: nobody is asked."""
+    def set_token(self, bytes token, bint guards_inference, bint guards_reading=True):
+        """The bearer token that management asks for, and inference where *guards_inference*; empty: nobody is asked.
+
+        guards_reading: management asks for it too where it is only read.
+        """
         self.token = token
         self.token_guards_inference = guards_inference
+        self.token_guards_reading = guards_reading
 
     def set_route(self, str name, unsigned int model, workers, unsigned int most, unsigned long long timeout_ms, bint is_default,
                   str refusal="", unsigned long long retry_after_s=0, bint is_named=True):
@@ -519,6 +526,7 @@ cdef class Frontend(Dispatch):
 
     cdef int find_target(self, HttpPath *path, int surfaces) except -1:
         cdef int found = TARGET_NONE
+        cdef bint is_managed
         if path.count == 0:
             return TARGET_API
         if path.count == 2 and self.segment_is(path, 0, b"health"):  # on both ports
@@ -529,8 +537,11 @@ cdef class Frontend(Dispatch):
                 found = TARGET_DEFAULT
             elif self.segment_is(path, 0, b"ping"):
                 found = TARGET_PING
-            elif self.segment_is(path, 0, b"models") or self.segment_is(path, 0, b"metrics"):
+            elif (self.segment_is(path, 0, b"models") or self.segment_is(path, 0, b"metrics")
+                  or self.segment_is(path, 0, b"overview") or self.segment_is(path, 0, b"drain")):
                 found = TARGET_MANAGE
+            elif self.segment_is(path, 0, b"console"):
+                found = TARGET_CONSOLE
             elif self.segment_is(path, 0, b"execution-parameters"):
                 found = TARGET_EXECUTION
             elif self.segment_is(path, 0, b"api-description"):
@@ -542,9 +553,16 @@ cdef class Frontend(Dispatch):
                 found = TARGET_MANAGE
             elif self.segment_is(path, 1, b"predict"):
                 found = TARGET_LEGACY
-        elif path.count == 3 and self.segment_is(path, 0, b"models") and self.segment_is(path, 2, b"invoke"):
-            found = TARGET_MODEL
-        if found != TARGET_NONE and not surfaces & (SURFACE_MANAGEMENT if found == TARGET_MANAGE else SURFACE_INFERENCE):
+            elif self.segment_is(path, 0, b"console"):
+                found = TARGET_CONSOLE
+        elif path.count == 3:
+            if self.segment_is(path, 0, b"models"):
+                found = (TARGET_MODEL if self.segment_is(path, 2, b"invoke") else
+                         TARGET_MANAGE if self.segment_is(path, 2, b"explain") else TARGET_NONE)
+            elif self.segment_is(path, 0, b"console") and self.segment_is(path, 1, b"predict"):
+                found = TARGET_TRY
+        is_managed = found == TARGET_MANAGE or found == TARGET_CONSOLE or found == TARGET_TRY
+        if not surfaces & (SURFACE_MANAGEMENT if is_managed else SURFACE_INFERENCE):
             found = TARGET_NONE
         return found
 
@@ -556,7 +574,10 @@ cdef class Frontend(Dispatch):
     cdef bint is_allowed(self, int target, const uint8_t *data):
         """Whether the request whose head was just parsed may ask for that."""
         cdef HttpSpan *fields = &self.head.fields
-        if not self.token or target == TARGET_PING or target == TARGET_LIVE or target == TARGET_READY:
+        if not self.token or target in (TARGET_PING, TARGET_LIVE, TARGET_READY, TARGET_CONSOLE):
+            return True
+        if not self.token_guards_reading and target in (TARGET_MANAGE, TARGET_API) and self.head.method in (
+                HTTP_GET, HTTP_HEAD, HTTP_OPTIONS):
             return True
         if not self.token_guards_inference and target in (TARGET_DEFAULT, TARGET_MODEL, TARGET_LEGACY, TARGET_EXECUTION):
             return True
@@ -567,7 +588,7 @@ cdef class Frontend(Dispatch):
         """The model that is asked for, as bytes; None where the default one is meant."""
         cdef HttpSpan *span
         if target != TARGET_DEFAULT:
-            span = &path.segments[0 if target == TARGET_LEGACY else 1]
+            span = &path.segments[0 if target == TARGET_LEGACY else 2 if target == TARGET_TRY else 1]
             return PyBytes_FromStringAndSize(<char *>self.scratch + span.offset, span.length)
         for pair in query.split(b"&") if query else ():
             if pair.startswith(b"model_name="):

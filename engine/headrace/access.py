@@ -39,4 +39,9 @@ def read_token(path: str) -> str:
 def message(config: Config) -> Message:
     """What a frontend has to know. Raises ConfigError."""
     token = read_token(config.token_file) if config.token_file else ""
-    return {"op": "token", "token": token, "guards_inference": config.token_scope == "all"}
+    return {
+        "op": "token",
+        "token": token,
+        "guards_inference": config.token_scope == "all",
+        "guards_reading": config.token_scope != "changes",
+    }

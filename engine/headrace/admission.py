@@ -14,6 +14,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
 from headrace import artifact, eviction, footprint, log, machine
 from headrace.budget import Budget, Reservation
@@ -43,6 +44,18 @@ Evict = Callable[[Sequence[Model], str], Awaitable[None]]
 Recycle = Callable[[Worker], Awaitable[None]]
 
 _log = log.get("supervisor")
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """needed_bytes: that a load would reserve; free_bytes: now; most_bytes: what models can have at most;
+    artifact_bytes: of the model's files; victims: what would be evicted, in this order."""
+
+    needed_bytes: int
+    free_bytes: int
+    most_bytes: int
+    artifact_bytes: int
+    victims: list[Model]
 
 
 class Admission:
@@ -110,6 +123,16 @@ class Admission:
         """Give up the room of loads that failed; those that were settled keep theirs."""
         for reservation in reservations:
             self.budget.cancel(reservation)
+
+    async def outlook(self, model: Model) -> "Outlook":
+        """What admit() of the model's replicas would do now. Nothing is changed."""
+        self.measure()
+        budget = self.budget
+        needed = self._estimate(model) * max(1, model.wanted)
+        missing = needed - budget.free_bytes
+        can_fit = needed <= budget.empty_bytes
+        victims = await self._choose(missing, model) if missing > 0 and can_fit else []
+        return Outlook(needed, budget.free_bytes, budget.empty_bytes, artifact.size_bytes(model.path), victims)
 
     def metrics(self) -> dict[str, int]:
         """For metrics.exposition()."""
@@ -244,7 +267,7 @@ class Admission:
         """The models to evict; [] when that would not be enough, or is not wanted."""
         if self._config.eviction == "none":
             return []
-        await self._learn_uses()
+        await self.learn_uses()
         models = (model for model in self._registry if model is not keep)
         wanted = missing + int(MARGIN_SHARE * self.budget.capacity_bytes)
         charge_of = self.budget.charge_of
@@ -271,7 +294,7 @@ class Admission:
             f"(HEADRACE_MEMORY_BUDGET), {why}"
         )
 
-    async def _learn_uses(self) -> None:
+    async def learn_uses(self) -> None:
         """Ask the frontends which models had requests since they were last asked, and which have some under way."""
         for model in self._registry:
             model.in_flight = 0

@@ -106,6 +106,15 @@ class Budget:
         """What all replicas of the model are charged."""
         return sum(ledger.charges.get(model, 0) for ledger in self._ledgers.values())
 
+    def charges_of(self, model: int) -> dict[int, int]:
+        """What each replica of the model is charged, by worker."""
+        return {worker: ledger.charges[model] for worker, ledger in self._ledgers.items() if model in ledger.charges}
+
+    def measured_of(self, worker: int) -> int:
+        """What the worker's process took when it was last measured."""
+        ledger = self._ledgers.get(worker)
+        return ledger.measured if ledger is not None else 0
+
     def reserve(self, bytes: int) -> Reservation:
         """Room for a load whose worker is not chosen yet. Raises OutOfMemory when there is none."""
         if bytes > self.free_bytes:

@@ -53,12 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.command is None:
         parser.print_help(sys.stderr)
         return 2
-    return _serve(arguments)
+    return int(arguments.run(arguments))
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands, with one flag per setting."""
+    """The parser of all commands, with one flag per setting. `run` of what it gives does the command."""
     import argparse
+
+    from headrace import client_commands
 
     parser = argparse.ArgumentParser(
         "headrace", description="Serves Python models over HTTP, from shared memory.", allow_abbrev=False
@@ -86,6 +88,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="models of the store to load at start-up; without it none",
     )
     _add_knobs(serve)
+    serve.set_defaults(run=_serve)
+    client_commands.add(commands)
     return parser
 
 

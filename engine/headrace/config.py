@@ -30,7 +30,8 @@ from headrace._memory import HAS_FAULTS
 from headrace.errors import ConfigError
 
 PREFIX = "HEADRACE_"
-FOREIGN = frozenset({"HEADRACE_BUILD"} | ({"HEADRACE_FAULT"} if HAS_FAULTS else set()))  # setup.py, ext/fault.h
+# No settings of the server: setup.py's, client.py's, ext/fault.h's.
+FOREIGN = frozenset({"HEADRACE_BUILD", "HEADRACE_URL"} | ({"HEADRACE_FAULT"} if HAS_FAULTS else set()))
 SAGEMAKER_MARKERS = (
     "SAGEMAKER_MULTI_MODEL",
     "SAGEMAKER_BIND_TO_PORT",
@@ -355,10 +356,11 @@ class Config:
     )
     token_scope: str = knob(
         "management",
-        "what asks for the token: the management API, or `all`, inference too; `/ping` and `/health` never do",
+        "what asks for the token: the management API; its `changes` only, so that anybody may read it; or `all`, "
+        "inference too; `/ping`, `/health` and the console's bare page never do",
         "TOKEN_SCOPE",
         "choice",
-        choices=("management", "all"),
+        choices=("changes", "management", "all"),
     )
     metrics_models: int = knob(
         100,

@@ -42,6 +42,12 @@ class RequestError(HeadraceError):
     status, code = 400, "bad_request"
 
 
+class Forbidden(RequestError):
+    """Not to be done from there."""
+
+    status, code = 403, "forbidden"
+
+
 class NotFound(RequestError):
     """No such route."""
 
@@ -178,6 +184,7 @@ _BY_CODE: dict[str, type[HeadraceError]] = {cls.code: cls for cls in _descendant
 # The word under "type" in a JSON error body: see type_of(). These are what clients of Multi Model Server look for.
 TYPES: dict[str, str] = {
     "bad_request": "BadRequestException",
+    "forbidden": "ForbiddenException",
     "not_found": "ResourceNotFoundException",
     "model_not_found": "ModelNotFoundException",
     "method_not_allowed": "MethodNotAllowedException",

@@ -16,6 +16,14 @@ def is_evictable(model: Model) -> bool:
     )
 
 
+def order(models: Iterable[Model], now_ns: int, min_resident_ns: int) -> list[Model]:
+    """Those that may go, in the order in which they would: least recently used first, those that are young last."""
+    return sorted(
+        filter(is_evictable, models),
+        key=lambda model: (now_ns - model.loaded_ns < min_resident_ns, max(model.used_ns, model.loaded_ns)),
+    )
+
+
 def choose(
     models: Iterable[Model],
     charge_of: Callable[[Model], int],
@@ -30,12 +38,8 @@ def choose(
     load has to evict. A model loaded less than min_resident_ns before now_ns (CLOCK_MONOTONIC) goes only when no older
     one is left: a working set that is a little too large then loses few models often rather than all of them always.
     """
-    candidates = sorted(
-        filter(is_evictable, models),
-        key=lambda model: (now_ns - model.loaded_ns < min_resident_ns, max(model.used_ns, model.loaded_ns)),
-    )
     chosen, freed = [], 0
-    for model in candidates:
+    for model in order(models, now_ns, min_resident_ns):
         is_young = now_ns - model.loaded_ns < min_resident_ns
         if freed >= (needed_bytes if is_young else wanted_bytes):
             break

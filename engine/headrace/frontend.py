@@ -158,7 +158,7 @@ class Frontend:
             self.path.set_health(message["status"], message["text"])
             self.path.set_readiness(message["ready"], orjson.dumps(message["document"], option=_JSON))
         elif op == "token":
-            self.path.set_token(message["token"].encode(), message["guards_inference"])
+            self.path.set_token(message["token"].encode(), message["guards_inference"], message["guards_reading"])
         elif op == "stats":
             self.channel.reply(message, stats=self.path.stats(), tally=self.path.tally(message["busiest"]))
             return

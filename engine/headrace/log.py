@@ -13,17 +13,19 @@ Levels: debug is for us, info for the operator's calm day, warning when somethin
 failed.
 """
 
+import contextlib
 import logging
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 FORMATS = ("text", "json")
+Observer = Callable[[str, Mapping[str, object], Any], None]  # event, fields, exc_info
 _RESERVED = frozenset(("time", "level", "process", "part", "event"))
 
 
@@ -56,6 +58,9 @@ class Log:
         return _level_number(level) >= _handler.level
 
     def _write(self, level: int, event: str, fields: Mapping[str, object], exc_info: Any = None) -> None:
+        if level >= logging.ERROR and _observer is not None:
+            with contextlib.suppress(Exception):
+                _observer(event, fields, exc_info)
         if level >= _handler.level:
             record = logging.LogRecord(self._name, level, "", 0, event, None, exc_info)
             record.fields = fields
@@ -145,6 +150,17 @@ def configure(level: str | int, format: str, process: str, fd: int = 2) -> None:
     logging.captureWarnings(True)
 
 
+def observe(observer: Observer | None) -> None:
+    """Have *observer* told of each event of level ERROR, besides its being printed; None: nobody."""
+    global _observer
+    _observer = observer
+
+
+def text(value: object) -> str:
+    """*value* as a line of text has it."""
+    return _text(value)
+
+
 def quote(text: str) -> str:
     """*text* as it is when it is one plain word; else in double quotes, with whatever is not printable escaped."""
     if text and text.isprintable() and not any(char in text for char in ' "=\\'):
@@ -199,4 +215,5 @@ def _level_number(level: str | int) -> int:
     return int(getattr(logging, level.upper()))
 
 
+_observer: Observer | None = None
 _handler = LineHandler(2, TextFormatter(""), logging.INFO)

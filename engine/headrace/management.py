@@ -5,6 +5,9 @@
     GET     /models/NAME      describe
     PUT     /models/NAME      scale                  ?min_worker&synchronous
     DELETE  /models/NAME      unload
+    GET     /models/NAME/explain   why it is or is not resident, what would have to go for it, its last errors
+    GET     /overview         the server at a glance
+    POST    /drain            answer what was accepted, then end
     GET     /metrics          what is counted, for Prometheus
     OPTIONS /                 the API as an OpenAPI document, on either port; of a prediction's path: of that model
 
@@ -15,8 +18,7 @@ without memory is 507, a page that ends with the last model has no token, a trai
 import asyncio
 import os
 import tempfile
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +29,7 @@ from headrace.config import Config, ModelSpec
 from headrace.control import Message
 from headrace.deployment import Deployment
 from headrace.errors import (
+    Forbidden,
     HeadraceError,
     InvalidModel,
     MethodNotAllowed,
@@ -35,6 +38,8 @@ from headrace.errors import (
     NotFound,
     RequestError,
 )
+from headrace.explain import Explainer, iso_time
+from headrace.overview import Overview
 from headrace.parameters import Parameters
 from headrace.registry import Model, Registry, check_name
 from headrace.scrape import Scrape
@@ -73,11 +78,25 @@ class Place:
 
 
 class Management:
-    def __init__(self, config: Config, registry: Registry, deployment: Deployment, scrape: Scrape) -> None:
+    """explainer, overview: what the server says about itself; drain: has it end, and gives the answer."""
+
+    def __init__(
+        self,
+        config: Config,
+        registry: Registry,
+        deployment: Deployment,
+        scrape: Scrape,
+        explainer: Explainer,
+        overview: Overview,
+        drain: Callable[[], dict[str, Any]],
+    ) -> None:
         self._config = config
         self._registry = registry
         self._deployment = deployment
         self._scrape = scrape
+        self._explainer = explainer
+        self._overview = overview
+        self._drain = drain
         self._places: dict[int, Place] = {}  # by the model's index
         self._downloads_at_once = asyncio.Semaphore(_DOWNLOADS)
         self._background: set[asyncio.Task[None]] = set()
@@ -111,6 +130,12 @@ class Management:
             return 200, openapi.document(has_inference, self._is_here(message))
         if method == "OPTIONS" and (name := self._predicted(words)) is not None:
             return 200, openapi.model_document(self._registry.get(name).name)
+        if self._is_here(message) and words in (["overview"], ["drain"]):
+            return await self._operate(method, words[0])
+        if self._is_here(message) and words[0] == "models" and words[2:] == ["explain"]:
+            if method != "GET":
+                raise NotAllowedHere("GET")
+            return 200, await self._explainer.explain(words[1])
         if not self._is_here(message) or words[0] != "models" or len(words) > 2:
             raise NotFound("Requested resource is not found, please refer to API document.")
         if len(words) == 1:
@@ -131,6 +156,17 @@ class Management:
                 self._forget_download(model)
             return 200, {"status": f'Model "{model.name}" unregistered'}
         return await self._scale(model, parameters.read(message))
+
+    async def _operate(self, method: str, what: str) -> Answer:
+        if method != ("GET" if what == "overview" else "POST"):
+            raise NotAllowedHere("GET" if what == "overview" else "POST")
+        if what == "overview":
+            return 200, await self._overview.document()
+        if self._config.single_port and not self._config.token_file:
+            raise Forbidden(
+                "whoever reaches the only port could end the server: set HEADRACE_TOKEN_FILE, or send it SIGTERM"
+            )
+        return 202, self._drain()
 
     def _predicted(self, words: list[str]) -> str | None:
         """The model that a path asks a prediction of; None when it asks for none."""
@@ -285,7 +321,7 @@ class Management:
             "workers": [
                 {
                     "id": str(worker),
-                    "startTime": _iso_time(replica.since),
+                    "startTime": iso_time(replica.since),
                     "status": "READY" if worker in model.residents() else replica.state.name,
                     "gpu": False,
                     "memoryUsage": self._deployment.memory_bytes(worker),
@@ -344,8 +380,3 @@ def _options(given: Parameters) -> dict[str, Any]:
 
 def _shown(model: Model, name: str) -> dict[str, str]:
     return {name: model.described[name]} if name in model.described else {}
-
-
-def _iso_time(seconds: float) -> str:
-    ms = int(seconds * 1000)
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(ms // 1000)) + f".{ms % 1000:03d}Z"

@@ -38,8 +38,19 @@ _MODEL: Document = {
         "workers": {"type": "array", "items": _WORKER},
     },
 }
+_EXPLANATION: Document = {
+    "type": "object",
+    "required": ["model", "status", "because", "replicas", "history", "errors"],
+    "properties": {
+        **dict.fromkeys(("model", "status"), _TEXT),
+        "because": {"type": "array", "items": _TEXT},
+        **{key: {"type": "object", "nullable": True} for key in ("quarantine", "memory", "room")},
+        **{key: {"type": "array", "items": {"type": "object"}} for key in ("replicas", "history", "errors")},
+    },
+}
 _ERRORS = {
     400: "the request makes no sense; the message says why",
+    403: "not to be done from there; the message says what would do",
     404: "no such model, or nothing at this path",
     409: "the name is in use, or the model is being loaded or unloaded",
     413: "the body is too large",
@@ -146,6 +157,23 @@ def _management_paths() -> dict[str, Document]:
             ),
             "put": _operation("scaleModel", "Set the number of replicas.", scaled, scale, (400, 404, 409, 500, 507)),
             "delete": _operation("unregisterModel", "Unload a model.", done, [name], (404, 409)),
+        },
+        "/models/{model_name}/explain": {
+            "get": _operation(
+                "explainModel",
+                "Why it is or is not resident, what would have to go for it, its last errors.",
+                {200: ("the explanation", _EXPLANATION)},
+                [name],
+                (404,),
+            )
+        },
+        "/overview": {
+            "get": _operation("overview", "The server at a glance.", {200: ("all there is", {"type": "object"})}, [])
+        },
+        "/drain": {
+            "post": _operation(
+                "drain", "Answer what was accepted, then end.", {202: ("begun", _ref("Status"))}, [], (403,)
+            )
         },
         "/metrics": {
             "get": {

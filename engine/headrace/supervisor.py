@@ -16,6 +16,7 @@ import os
 import signal
 from collections.abc import Callable
 from socket import socket
+from typing import Any
 
 from headrace import access, affinity, listeners, log, processes, surroundings
 from headrace._memory import Board, create_board
@@ -25,11 +26,14 @@ from headrace.config import Config, ModelSpec, Settings
 from headrace.control import Message
 from headrace.deployment import Deployment
 from headrace.errors import ConfigError, DownloadFailed, Exit, HeadraceError, ModelError
+from headrace.explain import Explainer
 from headrace.frontends import Frontend, Frontends
 from headrace.health import Health
+from headrace.last_errors import LastErrors
 from headrace.lifeline import Lifeline
 from headrace.management import Management
 from headrace.nursery import Nursery
+from headrace.overview import Overview
 from headrace.quarantine import Quarantine
 from headrace.registry import Model, Registry
 from headrace.scrape import Scrape
@@ -108,7 +112,14 @@ class Supervisor:
         self._quarantine = Quarantine(self._registry, self._deployment.publish, self._deployment.lift)
         self._workers.on_blame = self._quarantine.blame
         scrape = Scrape(config.metrics_models, self._registry, self._workers, self._frontends, self._deployment)
-        self._management = Management(config, self._registry, self._deployment, scrape)
+        self._errors = LastErrors()
+        log.observe(self._errors.observe)
+        self._workers.on_error = self._note_error
+        self._overview = Overview(config, self._registry, self._workers, self._deployment)
+        explainer = Explainer(config, self._registry, self._deployment, self._errors)
+        self._management = Management(
+            config, self._registry, self._deployment, scrape, explainer, self._overview, self._drain_asked
+        )
         self._watchdog = Watchdog(config, board, self._workers, self._reaper)
 
     async def run(self) -> int:
@@ -137,7 +148,8 @@ class Supervisor:
         if self._failure:
             _log.error("failed", error=self._failure)
         else:
-            _log.info("draining", signal=signal_name(self._signal), at_most_ms=self._config.drain_timeout_ms)
+            by = signal_name(self._signal) if self._signal else "POST /drain"
+            _log.info("draining", by=by, at_most_ms=self._config.drain_timeout_ms)
         drain = asyncio.create_task(self._drain(start))
         stop_now = asyncio.create_task(self._stop_now.wait())
         await asyncio.wait({drain, stop_now}, return_when=asyncio.FIRST_COMPLETED)
@@ -235,6 +247,17 @@ class Supervisor:
             return
         self._frontends.tell(self._token)
         _log.info("token.read", file=self._config.token_file or None)
+
+    def _drain_asked(self) -> dict[str, Any]:
+        """POST /drain: as SIGTERM; the answer tells how to recognise the end."""
+        self._stop.set()
+        return {"status": "Draining", "within_ms": self._config.drain_timeout_ms, **self._overview.identity()}
+
+    def _note_error(self, worker: int, said: Message) -> None:
+        """A worker tells of an error, of a model that it has."""
+        name = said.get("model")
+        if isinstance(name, str) and name in self._registry and worker in self._registry.get(name).replicas:
+            self._errors.note(worker, said)
 
     def _fail(self, reason: str) -> None:
         self._failure = reason

@@ -18,6 +18,7 @@ from headrace._worker import Port, Request
 from headrace.compression import Codings
 from headrace.config import Config
 from headrace.control import Channel, Message
+from headrace.last_errors import Reporter
 
 # A full collection over thousands of models takes tens of ms, so none comes by itself before so many of the middle
 # generation's, each some 7,000 new objects apart; one comes with each unload, and in a pause after traffic. What the
@@ -66,6 +67,7 @@ class Worker:
         self.supervisor = os.getppid()
         self.models: dict[int, loaders.Servable] = {}
         self.is_stopping = False
+        log.observe(Reporter(self.channel.send).observe)
 
     def run(self) -> None:
         """Serves until the supervisor says stop, or is gone."""

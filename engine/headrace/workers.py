@@ -107,6 +107,7 @@ class Workers:
         self.on_up: Callable[[Worker], Awaitable[None]] = _nothing
         self.on_down: Callable[[Worker], Awaitable[None]] = _nothing
         self.on_blame: Callable[[int, int, Death, bool], Awaitable[None]] = _blame_nobody
+        self.on_error: Callable[[int, Message], None] = lambda worker, message: None  # last_errors.describe() of one
         self._config = config
         self._board = board
         self._nursery = nursery
@@ -131,6 +132,10 @@ class Workers:
     def pages(self) -> dict[int, dict[str, Any]]:
         """What each worker that is up says about itself on the board."""
         return {index: self._board.page(index) for index in self.up()}
+
+    def page(self, worker: Worker) -> dict[str, Any]:
+        """What that worker says about itself on the board."""
+        return self._board.page(worker.index)
 
     def up(self) -> list[int]:
         return [worker.index for worker in self.by_index.values() if worker.is_up]
@@ -296,7 +301,7 @@ class Workers:
         return death
 
     async def _listen(self, worker: Worker, channel: AsyncChannel) -> None:
-        """A worker has nothing to say but replies; one that breaks the protocol is ended."""
+        """A worker says what went wrong, besides replies; one that breaks the protocol is ended."""
         try:
             await channel.serve(lambda message, fds: self._hear(worker, message, fds))
         except ChannelError as error:
@@ -305,7 +310,10 @@ class Workers:
 
     def _hear(self, worker: Worker, message: Message, fds: list[int]) -> None:
         close_descriptors(fds)
-        _log.error("control.unknown", worker=worker.index, op=message["op"])
+        if message["op"] == "error":
+            self.on_error(worker.index, message)
+        else:
+            _log.error("control.unknown", worker=worker.index, op=message["op"])
 
     def _send_attach(self, channel: AsyncChannel, frontend: Frontend) -> None:
         try:

@@ -15,8 +15,7 @@ MODEL_LIBRARIES = "numpy scipy pandas sklearn torch tensorflow xgboost joblib"
 SIDES = {
     "roots": (
         "errors log units machine parsers config metrics counts labels affinity control media model_settings processes "
-        "archive "
-        "keystore manifest stand_in surroundings footprint",
+        "archive keystore last_errors manifest stand_in surroundings footprint",
         "roots",
         MODEL_LIBRARIES,
     ),
@@ -31,19 +30,19 @@ SIDES = {
     "supervisor": (
         "supervisor watchdog children deployment fetch listeners management nursery openapi parameters frontends "
         "workers registry placement artifact archives health quarantine access budget admission eviction history "
-        "lifeline warden scrape",
+        "lifeline warden scrape explain overview",
         "roots loops supervisor",
         MODEL_LIBRARIES,
     ),
     "commands": (
-        "cli __main__ model_server server_file properties example startup_models settings_table",
+        "cli __main__ model_server server_file properties example startup_models settings_table client client_commands",
         "roots supervisor commands",
         MODEL_LIBRARIES,
     ),
     "package": ("__init__", "roots worker", f"{MODEL_LIBRARIES} asyncio uvloop"),
 }
 PUBLIC = {"Model", "Request", "Response", "InferenceError"}  # names of the package itself rather than modules
-DATA = {"digits"}  # the bundled model: user code, imported by nobody
+DATA = {"digits", "console_page"}  # the bundled model: user code, imported by nobody; the console's files
 
 
 def modules() -> dict[str, Path]:

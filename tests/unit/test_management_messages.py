@@ -23,9 +23,12 @@ from headrace.config import Config
 from headrace.control import Message
 from headrace.control_async import AsyncChannel
 from headrace.deployment import Deployment
+from headrace.explain import Explainer
 from headrace.frontends import Frontend, Frontends
+from headrace.last_errors import LastErrors
 from headrace.management import Management, model_path
 from headrace.nursery import Nursery
+from headrace.overview import Overview
 from headrace.registry import Registry, Replica, State
 from headrace.scrape import Scrape
 from headrace.workers import Worker, Workers
@@ -49,7 +52,9 @@ class Server:
         self.workers = Workers(config, board, nursery, nobody, plan, self.frontends, lambda: None, nobody)
         self.deployment = Deployment(config, self.registry, self.workers, self.frontends, Archives(nobody), board_fd)
         scrape = Scrape(0, self.registry, self.workers, self.frontends, self.deployment)
-        self.management = Management(config, self.registry, self.deployment, scrape)
+        explainer = Explainer(config, self.registry, self.deployment, LastErrors())
+        overview = Overview(config, self.registry, self.workers, self.deployment)
+        self.management = Management(config, self.registry, self.deployment, scrape, explainer, overview, dict)
         self.gate = asyncio.Event()  # loads of models called "slow" wait for it
         self.gate.set()
         self.peers: list[AsyncChannel] = []
