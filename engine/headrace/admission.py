@@ -22,6 +22,7 @@ from headrace.config import Config
 from headrace.errors import OutOfMemory
 from headrace.frontends import Frontends
 from headrace.registry import Model, Registry, State
+from headrace.shared_weights import SharedWeights
 from headrace.units import about_size
 from headrace.workers import Worker, Workers
 
@@ -73,6 +74,7 @@ class Admission:
         recycle: Recycle,
     ) -> None:
         self.budget = Budget(config.memory_budget_bytes)
+        self.weights = SharedWeights(self.budget)
         self.counts: Counter[str] = Counter()  # evictions by reason, refusals, recyclings
         self._config = config
         self._registry = registry
@@ -101,20 +103,27 @@ class Admission:
     async def admit(self, model: Model, count: int) -> list[Reservation]:
         """Room for *count* replicas. Raises OutOfMemory, with what is needed and what is free."""
         async with self._lock:
-            each = self._estimate(model)
-            await self._make_room(model, each * count)
-            return [self.budget.reserve(each) for _ in range(count)]
+            needs = [self._estimate(model, is_first=i == 0) for i in range(count)]
+            await self._make_room(model, sum(needs))
+            return [self.budget.reserve(each) for each in needs]
 
-    async def settle(self, reservation: Reservation, model: Model, worker: Worker, grown_bytes: int) -> None:
-        """The replica is loaded and its worker has grown by so much. Raises OutOfMemory when that is too much."""
+    async def settle(
+        self, reservation: Reservation, model: Model, worker: Worker, grown_bytes: int, mapped_bytes: int
+    ) -> None:
+        """The replica is loaded: its worker has grown by so much, and has so much of the model's files mapped.
+
+        Raises OutOfMemory when that is too much.
+        """
         if worker.owner:
             grown_bytes = self._footprints.of_worker(worker.pid)
         charge = max(CHARGE_LEAST, grown_bytes)
         estimate = reservation.bytes
+        common = self.budget.shared_of(model.index)
+        model.shared_bytes = self.weights.settle(model, mapped_bytes)
         self.budget.settle(reservation, model.index, charge)
         self._learn(model, charge)
         model.loaded_ns = time.monotonic_ns()
-        if charge > estimate and self.budget.free_bytes < 0:
+        if charge + model.shared_bytes - common > estimate and self.budget.free_bytes < 0:
             async with self._lock:
                 self.measure()
                 await self._make_room(model, 0)
@@ -166,15 +175,17 @@ class Admission:
         memfds = [self._board_fd, *(frontend.segment for frontend in self._frontends.live.values())]
         others = footprint.of_others(pids, memfds)
         measured = self._footprints.of_workers(workers)
+        self.weights.measure()
         self.budget.measure(measured, others)
         # What strangers in the container hold is not ours to give away either.
         headroom = machine.memory_headroom_bytes()
         if headroom is not None and headroom < self.budget.free_bytes:
             self.budget.measure(measured, others + self.budget.free_bytes - headroom)
 
-    def _estimate(self, model: Model) -> int:
+    def _estimate(self, model: Model, is_first: bool = True) -> int:
+        """What a replica will take; the first one brings what all have in common."""
         if model.needs_bytes:
-            return model.needs_bytes
+            return model.needs_bytes + (model.shared_bytes if is_first and not self.weights.has(model) else 0)
         extra = PROCESS_BYTES if model.isolation == "process" else NAMESPACE_BYTES
         return extra + int(self._factor * artifact.size_bytes(model.directory or model.path))
 
@@ -183,7 +194,7 @@ class Admission:
         if not model.needs_bytes:
             size = artifact.size_bytes(model.directory or model.path)
             if size >= 1 << 20:
-                ratio = min(FACTOR_MOST, max(FACTOR_LEAST, charge / size))
+                ratio = min(FACTOR_MOST, max(FACTOR_LEAST, (charge + model.shared_bytes) / size))
                 self._factor += (ratio - self._factor) / 8
         model.needs_bytes = (model.needs_bytes + charge) // 2 if model.needs_bytes else charge
 

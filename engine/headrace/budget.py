@@ -1,6 +1,6 @@
 """The books of the memory budget: what is measured, what it is charged to, what loads under way may still take.
 
-    limit = reserve + processes of workers + others + free
+    limit = reserve + processes of workers + shared weights + others + free
                       max(measured, level + reservations)
 
 Plain bookkeeping: no I/O, no clock. The *level* of a worker is what it takes without the loads under way: what was
@@ -61,11 +61,13 @@ class Budget:
         self.capacity_bytes = limit_bytes - min(RESERVE_MOST, int(limit_bytes * RESERVE_SHARE))
         self._ledgers: dict[int, _Ledger] = {}
         self._others = 0
+        self._shared: dict[int, int] = {}  # model index -> bytes that its replicas have in common
         self._unplaced = 0  # reservations whose worker is not chosen yet
 
     @property
     def used_bytes(self) -> int:
-        return self._others + self._unplaced + sum(ledger.used() for ledger in self._ledgers.values())
+        processes = sum(ledger.used() for ledger in self._ledgers.values())
+        return self._others + self._unplaced + processes + sum(self._shared.values())
 
     @property
     def free_bytes(self) -> int:
@@ -74,11 +76,11 @@ class Budget:
 
     @property
     def measured_bytes(self) -> int:
-        return self._others + sum(ledger.measured for ledger in self._ledgers.values())
+        return self._others + sum(ledger.measured for ledger in self._ledgers.values()) + sum(self._shared.values())
 
     @property
     def charged_bytes(self) -> int:
-        return sum(ledger.charged for ledger in self._ledgers.values())
+        return sum(ledger.charged for ledger in self._ledgers.values()) + sum(self._shared.values())
 
     @property
     def reserved_bytes(self) -> int:
@@ -103,8 +105,19 @@ class Budget:
         return self._ledger(worker).reservations > 0
 
     def charge_of(self, model: int) -> int:
-        """What all replicas of the model are charged."""
-        return sum(ledger.charges.get(model, 0) for ledger in self._ledgers.values())
+        """What all replicas of the model are charged, with what they have in common."""
+        return sum(ledger.charges.get(model, 0) for ledger in self._ledgers.values()) + self.shared_of(model)
+
+    def shared_of(self, model: int) -> int:
+        """What the model's replicas have in common."""
+        return self._shared.get(model, 0)
+
+    def share(self, model: int, bytes: int) -> None:
+        """What the model's replicas have in common is so much now; 0: it is gone."""
+        if bytes:
+            self._shared[model] = bytes
+        else:
+            self._shared.pop(model, None)
 
     def charges_of(self, model: int) -> dict[int, int]:
         """What each replica of the model is charged, by worker."""

@@ -135,7 +135,7 @@ class Deployment:
         await asyncio.gather(*shrinking, *(self._unload_from(index, batch) for index, batch in shared.items()))
         for index, batch in shared.items():
             for model in batch:
-                model.replicas.pop(index, None)
+                self._forget(model, index)
         for model in models:
             self.history.note(
                 "evicted", model.name, why, charges[model.index], _age_s(model.loaded_ns), _age_s(model.used_ns)
@@ -296,7 +296,7 @@ class Deployment:
                 worker.retire()  # there is nothing that it could serve
             elif isinstance(error, OutOfMemory):  # it may be loaded, and too large
                 await self._unload_from(worker.index, [model])
-            model.replicas.pop(worker.index, None)
+            self._forget(model, worker.index)
             if not model.replicas and model.state is State.RESIDENT:
                 if isinstance(error, OutOfMemory):
                     model.become(State.EVICTED, f"not loaded again: {error}")
@@ -370,14 +370,15 @@ class Deployment:
         }
         pid = worker.pid
         try:
-            reply = await worker.call(message, LOAD_S)
+            reply = await worker.call(message, LOAD_S, self.admission.weights.open(model))
         except TimeoutError:
             self._workers.kill([worker])
             raise ModelError(f"model {model.name}: not loaded after {LOAD_S:.0f} s; its worker was ended") from None
         else:
             model.info = reply.get("info") or {}
             model.is_pinned = model.is_pinned or model.info.get("pinned") is True
-            await self.admission.settle(room, model, worker, int(reply.get("grown_bytes") or 0))
+            grown_bytes, mapped_bytes = int(reply.get("grown_bytes") or 0), int(reply.get("mapped_bytes") or 0)
+            await self.admission.settle(room, model, worker, grown_bytes, mapped_bytes)
         finally:
             self.admission.cancel([room])
         if worker.pid != pid or not worker.is_up:
@@ -394,8 +395,14 @@ class Deployment:
         else:
             in_time = all(await asyncio.gather(*(self._unload_from(index, [model]) for index in indices)))
         for index in indices:
-            model.replicas.pop(index, None)
+            self._forget(model, index)
         return in_time
+
+    def _forget(self, model: Model, index: int) -> None:
+        """The replica on that worker is gone; the last one takes along what they had in common."""
+        model.replicas.pop(index, None)
+        if not model.replicas:
+            self.admission.weights.drop(model)
 
     async def _unload_from(self, index: int, models: Sequence[Model]) -> bool:
         """Have a shared worker forget these models. False when it had to be ended."""

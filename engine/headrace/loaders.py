@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
-from headrace import manifest
+from headrace import manifest, weights
 from headrace.errors import InvalidModel, ModelError, OutOfMemory
 from headrace.handler import HandlerName, HandlerServable, load_handler
 from headrace.manifest import Manifest
@@ -29,6 +29,7 @@ from headrace.native import NativeServable
 from headrace.request import Request
 from headrace.script import find_script, load_script
 from headrace.tuner import Tuner
+from headrace.weight_store import Store
 
 HANDLER_BATCH_DELAY_MS = 100.0  # `max_batch_delay` of Multi Model Server's management API
 
@@ -110,10 +111,13 @@ def find_entry(directory: Path, handler: str | None, default_handler: str | None
     )
 
 
-def load(directory: Path, handler: str | None, options: Options, namespace_index: int) -> Servable:
+def load(
+    directory: Path, handler: str | None, options: Options, namespace_index: int, store: Store | None = None
+) -> Servable:
     """Loads the model in *directory*. A load that fails leaves nothing behind.
 
-    handler: as registered, None to find the entry point; namespace_index: unique among this process's models.
+    handler: as registered, None to find the entry point; namespace_index: unique among this process's models;
+    store: of weights that the model's replicas have in common, None for a model that is too small to have one.
     Raises ModelError, whose detail is the traceback from the model's own first frame on, and OutOfMemory.
     """
     directory = Path(os.path.abspath(directory))
@@ -124,7 +128,7 @@ def load(directory: Path, handler: str | None, options: Options, namespace_index
     isolation = _isolate(directory, entry, options, namespace_index)
     error: BaseException
     try:
-        return isolation.call(_load, directory, entry, options, isolation)
+        return isolation.call(_load, directory, entry, options, isolation, store)
     except ModelError as exc:
         error = ModelError(f"model {options.name}: {exc}", exc.detail)
     except MemoryError as exc:
@@ -150,15 +154,23 @@ def _isolate(directory: Path, entry: Entry, options: Options, namespace_index: i
     return Namespace(namespace_index, paths)
 
 
-def _load(directory: Path, entry: Entry, options: Options, isolation: Isolation) -> Servable:
+def _load(directory: Path, entry: Entry, options: Options, isolation: Isolation, store: Store | None) -> Servable:
     if entry.handler is None:
-        return _load_native(directory, options, isolation)
+        with weights.loading(store, directory):
+            return _load_native(directory, options, isolation)
+    with weights.loading(store):
+        return _load_handler(directory, entry, entry.handler, options, isolation)
+
+
+def _load_handler(
+    directory: Path, entry: Entry, handler: HandlerName, options: Options, isolation: Isolation
+) -> Servable:
     size = options.batch_size or 1
     context = Context(options.name, str(directory), entry.manifest, size, options.gpu_id)
     if entry.is_script:
-        function = load_script(isolation.import_module(entry.handler.module), context)
+        function = load_script(isolation.import_module(handler.module), context)
     else:
-        function = load_handler(entry.handler, isolation, context, options.name, options.retries_initialize)
+        function = load_handler(handler, isolation, context, options.name, options.retries_initialize)
     decode_input = options.decode_input and not entry.is_script  # a script reads bodies itself
     delay_ns = round(_first(options.batch_delay_ms, HANDLER_BATCH_DELAY_MS) * 1e6)
     owns_process = options.isolation == "process"

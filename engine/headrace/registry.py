@@ -54,6 +54,7 @@ class Model:
     frontends know it; reason: of a failure, an eviction, or a load that was refused; is_pinned: never evicted.
     used_ns: its latest request, loaded_ns: the end of its last load (CLOCK_MONOTONIC; 0: none yet); in_flight: requests
     under way when frontends were last asked; needs_bytes: what a replica took when it was loaded last (0: not known);
+    shared_bytes: what its replicas have in common;
     quarantine: why it is set aside now, and for how long; empty: it is not. work: held by whoever loads, scales or
     unloads it; is_leaving: it is to be unloaded, so what else is under way with it had better end.
     """
@@ -78,6 +79,7 @@ class Model:
     loaded_ns: int = 0
     in_flight: int = 0
     needs_bytes: int = 0
+    shared_bytes: int = 0
     reason: str = ""
     quarantine: str = ""
     quarantined_for_s: float = 0.0

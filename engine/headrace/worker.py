@@ -17,8 +17,9 @@ from headrace import errors, footprint, loaders, log, media, stand_in
 from headrace._worker import Port, Request
 from headrace.compression import Codings
 from headrace.config import Config
-from headrace.control import Channel, Message
+from headrace.control import Channel, Message, close_descriptors
 from headrace.last_errors import Reporter
+from headrace.weight_store import Store
 
 # A full collection over thousands of models takes tens of ms, so none comes by itself before so many of the middle
 # generation's, each some 7,000 new objects apart; one comes with each unload, and in a pause after traffic. What the
@@ -107,7 +108,7 @@ class Worker:
                 for fd in fds:
                     os.close(fd)  # the port has its own
             elif op == "load":
-                self.load(message)
+                self.load(message, fds)
             elif op == "unload":
                 self.unload(message)
             elif op == "stop":
@@ -117,19 +118,24 @@ class Worker:
             else:
                 raise ValueError(f"unknown control message {op!r}")
 
-    def load(self, message: Message) -> None:
+    def load(self, message: Message, fds: list[int]) -> None:
+        """fds: the store of weights that the model's replicas have in common, if it has one."""
         index, name = message["model"], message["name"]
+        store = Store(fds[0]) if fds else None
         self.port.loading(index)
         before = footprint.anonymous_bytes(os.getpid())
         try:
             options = loaders.Options(name=name, **self.defaults(), **message["options"])
-            servable = loaders.load(Path(message["path"]), message["handler"], options, index)
+            servable = loaders.load(Path(message["path"]), message["handler"], options, index, store)
         except errors.HeadraceError as exc:
             self.channel.send({"op": "reply", "id": message["id"], **errors.to_message(exc)})
             gc.collect()
             return
         finally:
             self.port.idle()
+            close_descriptors(fds)
+            if store is not None:
+                store.close()
         self.models[index] = servable
         self.port.serve(index, servable)
         gc.collect(1)  # what the load left behind; see FULL_COLLECTION for the rest
@@ -142,6 +148,7 @@ class Worker:
                 "pinned": servable.is_pinned,
             },
             grown_bytes=grown,
+            mapped_bytes=store.mapped_bytes if store is not None else 0,
         )
 
     def defaults(self) -> dict[str, Any]:

@@ -50,13 +50,13 @@ class Worker:
     keeper: "asyncio.Task[None] | None" = None
     is_recycled: bool = False  # its process was told to end, to be followed by a smaller one
 
-    async def call(self, message: Message, timeout_s: float | None = None) -> Message:
+    async def call(self, message: Message, timeout_s: float | None = None, fds: Sequence[int] = ()) -> Message:
         """The reply to *message*. Raises the remote error, TimeoutError, and WorkerLost with how it ended."""
         channel, death = self.channel, self.death
         if not self.is_up or channel is None or death is None:
             raise WorkerLost(f"worker {self.index} is not running")
         try:
-            return await channel.call(message, timeout=timeout_s)
+            return await channel.call(message, fds, timeout_s)
         except ConnectionError:
             raise WorkerDied(self.index, await wait_for_death(death)) from None
 

@@ -187,6 +187,24 @@ def test_sizes_of_artifacts(tmp_path) -> None:
     assert artifact.size_bytes(str(tmp_path / "nowhere")) == 0
 
 
+def test_what_replicas_share_is_charged_once_and_until_it_is_gone() -> None:
+    budget = Budget(1000 * MIB)
+    for worker in (0, 1):
+        room = budget.reserve(10 * MIB)
+        budget.place(room, worker)
+        budget.settle(room, 7, MIB)
+    budget.share(7, 100 * MIB)
+    assert budget.charge_of(7) == budget.charged_bytes == budget.used_bytes == 102 * MIB
+    assert budget.empty_bytes == budget.capacity_bytes  # nothing of it is there when no model is
+    budget.measure({0: 3 * MIB, 1: 3 * MIB}, 0)
+    assert budget.measured_bytes == budget.used_bytes == 106 * MIB
+    budget.release(0, 7)
+    budget.forget(1)  # its successor will find the weights
+    assert budget.shared_of(7) == budget.charge_of(7) == 100 * MIB
+    budget.share(7, 0)
+    assert budget.charge_of(7) == 0
+
+
 def test_footprints_see_what_a_process_takes_and_memfds_hold() -> None:
     before = footprint.anonymous_bytes(os.getpid())
     block = np.ones(32 * MIB, np.uint8)
@@ -208,7 +226,7 @@ def test_a_forked_worker_is_not_charged_what_it_shares() -> None:
         os._exit(0)
     try:
         prints = footprint.Footprints()
-        assert prints.of_workers({0: pid})[0] < 12 * MIB < shared.nbytes
+        assert prints.of_workers({0: pid})[0] < 4 * MIB < shared.nbytes
         assert footprint.anonymous_bytes(pid) > shared.nbytes
     finally:
         os.write(theirs, b"x")

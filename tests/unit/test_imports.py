@@ -15,7 +15,8 @@ MODEL_LIBRARIES = "numpy scipy pandas sklearn torch tensorflow xgboost joblib"
 SIDES = {
     "roots": (
         "errors log units machine parsers config metrics counts labels affinity control media model_settings processes "
-        "archive keystore last_errors manifest stand_in surroundings footprint",
+        "archive keystore last_errors manifest stand_in surroundings footprint "
+        "weight_store",
         "roots",
         MODEL_LIBRARIES,
     ),
@@ -23,14 +24,14 @@ SIDES = {
     "frontend": ("frontend connection routes dispatch dialects", "roots loops frontend", MODEL_LIBRARIES),
     "worker": (
         "worker template batcher loaders model request namespace native tuner answers handler script mms multipart "
-        "compression npz",
+        "compression npz npz_file safetensors weights",
         "roots worker",
         "asyncio uvloop",
     ),
     "supervisor": (
         "supervisor watchdog children deployment fetch listeners management nursery openapi parameters frontends "
         "workers registry placement artifact archives health quarantine access budget admission eviction history "
-        "lifeline warden scrape explain overview",
+        "lifeline warden scrape explain overview shared_weights",
         "roots loops supervisor",
         MODEL_LIBRARIES,
     ),
