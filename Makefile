@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 CC ?= cc
 # What another build is made and tested of.
-TREE := .dockerignore Makefile Dockerfile LICENSE README.md setup.py pyproject.toml engine ext tests bench docs
+TREE := .dockerignore Makefile Dockerfile LICENSE README.md setup.py pyproject.toml engine ext tests bench docs deploy
 # Tests of what is in ext/ and of servers; not those that build by themselves or run curl, which the run time stops.
 SANITIZED := tests/unit tests/property tests/fault tests/e2e tests/contract \
   $(addprefix --ignore=tests/,unit/test_http_sanitized.py e2e/test_dockerfile.py e2e/test_example.py e2e/test_readme.py)
