@@ -91,7 +91,11 @@ class Worker:
         missing = _UNANSWERED
         try:
             servable.run(requests)
-        except BaseException as exc:  # models may raise anything, SystemExit included; none of it ends the worker
+        except (
+            SystemExit
+        ):  # of a handler that has this process to itself, and wants a new one; its requests are answered
+            self.is_stopping = True
+        except BaseException as exc:  # models may raise anything else; none of it ends the worker
             self.log.exception("model.broke", model=servable.name, requests=[request.id for request in requests])
             if isinstance(exc, MemoryError):
                 missing = errors.OutOfMemory(f"model {servable.name} ran out of memory")
