@@ -58,12 +58,19 @@ def write(store: Path, count: int) -> None:
             os.link(weights, link)
 
 
-def server(store: Path, budget_bytes: int | None, workers: int) -> Server:
-    """Headrace as a multi-model endpoint that evicts, with that budget (None: as by default)."""
+def server(store: Path, budget_bytes: int | None, workers: int, imports: str = "numpy") -> Server:
+    """Headrace as a multi-model endpoint that evicts, with that budget (None: as by default).
+
+    imports: modules of the template.
+    """
     words = [sys.executable, "-m", "headrace", "serve", "--workers", str(workers), "--eviction", "lru"]
     if budget_bytes is not None:
         words += ["--memory-budget", str(budget_bytes)]
-    environment = {"SAGEMAKER_MULTI_MODEL": "true", "HEADRACE_LOG_LEVEL": "WARNING"}
+    environment = {
+        "SAGEMAKER_MULTI_MODEL": "true",
+        "HEADRACE_LOG_LEVEL": "WARNING",
+        "HEADRACE_TEMPLATE_IMPORTS": imports,
+    }
     return Server("headrace-store", lambda port, _: [*words, "--port", str(port)], environment)
 
 
@@ -75,8 +82,19 @@ class Client:
         self._store = store
 
     def load(self, i: int) -> None:
-        body = json.dumps({"model_name": f"m{i}", "url": str(self._store / f"m{i}")}).encode()
+        self.register(f"m{i}")
+
+    def register(self, name: str) -> None:
+        """The model in the store's folder of that name."""
+        body = json.dumps({"model_name": name, "url": str(self._store / name)}).encode()
         self._expect("POST", "/models", body)
+
+    def scale(self, name: str, replicas: int) -> None:
+        self._expect("PUT", f"/models/{name}?min_worker={replicas}&synchronous=true", None)
+
+    def ask(self, name: str) -> Any:
+        """The model's answer to a body of one byte."""
+        return json.loads(self._expect("POST", f"/models/{name}/invoke", b"?", "application/octet-stream"))
 
     def unload(self, i: int) -> None:
         self._expect("DELETE", f"/models/m{i}", None)
@@ -90,8 +108,8 @@ class Client:
         text = self._expect("GET", "/metrics", None).decode()
         return {name: float(value) for name, value in re.findall(r"^(\S+) (\S+)$", text, re.MULTILINE)}
 
-    def _expect(self, method: str, target: str, body: bytes | None) -> bytes:
-        headers = {"Content-Type": "application/json"} if body else {}
+    def _expect(self, method: str, target: str, body: bytes | None, kind: str = "application/json") -> bytes:
+        headers = {"Content-Type": kind} if body else {}
         self._connection.request(method, target, body, headers)
         response = self._connection.getresponse()
         answer = response.read()
