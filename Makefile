@@ -16,7 +16,7 @@ SEED ?= 1
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := setup.py pyproject.toml engine/headrace/__init__.py $(wildcard ext/*.pyx ext/*.pxi ext/*.pxd ext/*.h)
 
-.PHONY: help run test test-all test-debug test-sanitized test-lowest test-frameworks lint types bench bench-guard bench-micro soak fuzz bench-codecs fuzz-codecs digits dist docker-rehearsal parity clean
+.PHONY: help run test test-all test-debug test-sanitized test-lowest test-frameworks lint types bench bench-guard profile bench-micro soak fuzz bench-codecs fuzz-codecs digits dist docker-rehearsal parity clean
 .DEFAULT_GOAL := help
 
 help:
@@ -31,6 +31,7 @@ help:
 	@echo "make types             mypy alone"
 	@echo "make bench             the overhead scenario against the yardsticks (needs wrk)"
 	@echo "make bench-micro       parser, codecs and rings by themselves"
+	@echo "make profile           flame graphs of frontend and worker under load; system calls and copies a request (wrk, perf)"
 	@echo "make bench-guard       instructions of each operation (needs valgrind); fails where they grew by more than 5 %"
 	@echo "make bench-codecs      the codecs beside orjson, numpy and pandas, into bench/results/codecs.json"
 	@echo "make fuzz-codecs       some ten million mutated bodies through the codecs, under ASan and UBSan (gcc)"
@@ -131,6 +132,10 @@ bench:
 
 bench-guard: $(VENV)/.installed-test
 	$(BIN)/python -m bench.guard $(ARGS)
+
+profile: $(VENV)/.installed-test
+	$(PIP) install --editable '.[bench]'
+	$(BIN)/python -m bench.profile $(ARGS)
 
 bench-micro: $(VENV)/.installed-test
 	$(BIN)/python -m pytest bench/micro --benchmark-enable --benchmark-only $(ARGS)
