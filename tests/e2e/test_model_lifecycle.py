@@ -71,7 +71,7 @@ def test_should_let_the_url_decide_and_not_the_header(multi, store):
     [
         ("x", "broken", 500, "nothing_of_the_sort"),
         ("x", "raising", 500, "invalid literal"),
-        ("x", "empty", 500, "model.py"),
+        ("x", "empty", 400, "model.py"),
         ("x", "absent", 404, "absent"),
         ("x", "../etc", 404, ""),
         ("bad name", "m0", 400, "name"),
