@@ -297,7 +297,7 @@ cdef class Connection:
             exchange.kind = MEDIA_JSON
             exchange.text = frontend.execution_text
             return self.answer_early(exchange, 200)
-        if target == TARGET_MANAGE or target == TARGET_API or head.method == HTTP_OPTIONS:
+        if target in (TARGET_MANAGE, TARGET_CONSOLE, TARGET_API) or head.method == HTTP_OPTIONS:
             if head.codings & CODED_BODY:
                 return self.decline(exchange, 415, b"a management request is read as it is, without a content-encoding",
                                     b"accept-encoding: identity\r\n")

@@ -7,6 +7,7 @@
     DELETE  /models/NAME      unload
     GET     /models/NAME/explain   why it is or is not resident, what would have to go for it, its last errors
     GET     /overview         the server at a glance
+    GET     /console          a page that shows it
     POST    /drain            answer what was accepted, then end
     GET     /metrics          what is counted, for Prometheus
     OPTIONS /                 the API as an OpenAPI document, on either port; of a prediction's path: of that model
@@ -26,6 +27,7 @@ import orjson
 
 from headrace import artifact, errors, fetch, log, openapi, parameters, placement
 from headrace.config import Config, ModelSpec
+from headrace.console import Console
 from headrace.control import Message
 from headrace.deployment import Deployment
 from headrace.errors import (
@@ -97,6 +99,7 @@ class Management:
         self._explainer = explainer
         self._overview = overview
         self._drain = drain
+        self._console = Console()
         self._places: dict[int, Place] = {}  # by the model's index
         self._downloads_at_once = asyncio.Semaphore(_DOWNLOADS)
         self._background: set[asyncio.Task[None]] = set()
@@ -108,6 +111,8 @@ class Management:
             if self._is_here(message) and (message["method"], message["path"].strip("/")) == ("GET", "metrics"):
                 text = await self._scrape.text()
                 return {"status": 200, "body": text, "content_type": METRICS_TYPE, "headers": {}}
+            if (words := message["path"].strip("/").split("/"))[0] == "console" and self._is_here(message):
+                return self._show(message["method"], words[1:])
             status, document = await self._dispatch(message)
             body = orjson.dumps(document, option=_JSON)
         except HeadraceError as error:
@@ -167,6 +172,12 @@ class Management:
                 "whoever reaches the only port could end the server: set HEADRACE_TOKEN_FILE, or send it SIGTERM"
             )
         return 202, self._drain()
+
+    def _show(self, method: str, words: list[str]) -> dict[str, Any]:
+        """The console's page, or a part of it."""
+        if method not in ("GET", "HEAD"):
+            raise NotAllowedHere("GET, HEAD")
+        return self._console.answer("/".join(words))
 
     def _predicted(self, words: list[str]) -> str | None:
         """The model that a path asks a prediction of; None when it asks for none."""
