@@ -9,6 +9,7 @@ Doorbells and copies are the server's own counters.
 
 import argparse
 import contextlib
+import json
 import re
 import shutil
 import subprocess
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from bench import procfs, wrk
+from bench import environment, procfs, wrk
 from bench.errors import BenchError
 from bench.scenarios import Scenario, all_scenarios
 from bench.servers import HERE, HOST, Running, Server
@@ -33,6 +34,11 @@ ROLES = ("frontend", "worker")
 RATE_HZ = 400
 SETTLE_S = 1.0
 MARGIN_S = 4
+#: System calls that a request may make. To watch all of them takes perf seconds to begin.
+WATCHED = (
+    *("read", "readv", "recvfrom", "recvmsg", "write", "writev", "sendto", "sendmsg", "futex", "epoll_pwait"),
+    *("epoll_ctl", "io_uring_enter", "sched_yield", "clock_nanosleep", "mmap", "munmap", "madvise", "fallocate"),
+)
 COUNTED = {
     "bodies copied by the frontend, bytes": "headrace_frontend_copied_bytes_total",
     "bytes copied by the worker": "headrace_worker_copied_bytes_total",
@@ -47,6 +53,7 @@ def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser("python -m bench.profile", description=__doc__.partition("\n")[0])
     parser.add_argument("--scenario", default="echo", choices=sorted(all_scenarios()))
     parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--output", type=Path, metavar="FILE", help="a JSON file that the costs are added to")
     parser.add_argument("--seconds", type=int, default=10, help="of each of the two runs")
     arguments = parser.parse_args(words)
     scenario = all_scenarios()[arguments.scenario]
@@ -57,7 +64,11 @@ def main(words: list[str]) -> int:
             pids = {role: _pid(running.pid, role) for role in ROLES}
             for path in _sample(running, scenario, pids, arguments):
                 print(path)
-            print(*_count(running, scenario, pids, arguments), sep="\n")
+            requests, costs = _count(running, scenario, pids, arguments)
+            print(f"{scenario.name}, {arguments.connections} connections: {requests:,.0f} requests; for each of them")
+            print(*(f"    {label:<40}{cost:>12,.3f}" for label, cost in costs.items()), sep="\n")
+            if arguments.output:
+                _keep(arguments.output, f"{scenario.name} {arguments.connections}", costs, words)
     except BenchError as error:
         print(f"bench.profile: {error}", file=sys.stderr)
         return 1
@@ -96,8 +107,10 @@ def _sample(running: Running, scenario: Scenario, pids: dict[str, int], argument
     return list(paths.values())
 
 
-def _count(running: Running, scenario: Scenario, pids: dict[str, int], arguments: argparse.Namespace) -> list[str]:
-    """Lines of a table: per request, over the same seconds of both processes."""
+def _count(
+    running: Running, scenario: Scenario, pids: dict[str, int], arguments: argparse.Namespace
+) -> tuple[float, dict[str, float]]:
+    """(requests that were watched, what each cost by its label)."""
     program = shutil.which("perf")
     if program is None:
         raise BenchError("perf is not here: install it (Debian: apt-get install linux-perf)")
@@ -105,7 +118,8 @@ def _count(running: Running, scenario: Scenario, pids: dict[str, int], arguments
     with _load(running, scenario, arguments):
         before, began = _counters(running), time.monotonic()
         for role, pid in pids.items():
-            words = [program, "stat", "-x", ",", "-e", "syscalls:sys_enter_*", "-p", str(pid)]
+            events = ",".join(f"syscalls:sys_enter_{name}" for name in WATCHED)
+            words = [program, "stat", "-x", ",", "-e", events, "-p", str(pid)]
             words += ["--timeout", str(arguments.seconds * 1000)]
             watchers[role] = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         reports = {role: watcher.communicate()[1] for role, watcher in watchers.items()}
@@ -113,14 +127,21 @@ def _count(running: Running, scenario: Scenario, pids: dict[str, int], arguments
     requests = after["requests"] - before["requests"]
     if not requests:
         raise BenchError("no request was answered while perf watched")
-    lines = [f"{'per request, ' + scenario.name:<44}{requests:>10,.0f} requests"]
+    costs: dict[str, float] = {}
     for role, report in reports.items():
         if not (calls := _calls(report)):
             raise BenchError(
-                f"perf counted no system call (it needs tracefs, and root or CAP_PERFMON):\n{report[-500:]}"
+                f"perf counted nothing; it needs tracefs, and root or CAP_PERFMON:\n{report[-500:]}"
             )
-        lines += [f"{role + ': ' + name:<44}{count / (requests * share):>10.3f}" for count, name in calls]
-    return lines + [f"{label:<44}{(after[label] - before[label]) / requests:>10.3f}" for label in COUNTED]
+        costs |= {f"{role}: {name}": count / (requests * share) for count, name in calls}
+    return requests, costs | {label: (after[label] - before[label]) / requests for label in COUNTED}
+
+
+def _keep(path: Path, name: str, costs: dict[str, float], words: list[str]) -> None:
+    document = json.loads(path.read_text()) if path.exists() else {"runs": {}}
+    document["environment"] = environment.describe(["python", "-m", "bench.profile", *words])
+    document["runs"][name] = {label: round(cost, 3) for label, cost in costs.items()}
+    path.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def _calls(report: str) -> list[tuple[int, str]]:
