@@ -130,9 +130,7 @@ def _count(
     costs: dict[str, float] = {}
     for role, report in reports.items():
         if not (calls := _calls(report)):
-            raise BenchError(
-                f"perf counted nothing; it needs tracefs, and root or CAP_PERFMON:\n{report[-500:]}"
-            )
+            raise BenchError(f"perf counted nothing; it needs tracefs, and root or CAP_PERFMON:\n{report[-500:]}")
         costs |= {f"{role}: {name}": count / (requests * share) for count, name in calls}
     return requests, costs | {label: (after[label] - before[label]) / requests for label in COUNTED}
 
