@@ -16,7 +16,7 @@ SEED ?= 1
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := setup.py pyproject.toml engine/headrace/__init__.py $(wildcard ext/*.pyx ext/*.pxi ext/*.pxd ext/*.h)
 
-.PHONY: help run test test-all test-debug test-sanitized test-lowest test-frameworks lint types bench bench-guard profile bench-micro soak fuzz bench-codecs fuzz-codecs digits dist docker-rehearsal parity clean
+.PHONY: help run test test-all test-debug test-sanitized test-lowest test-frameworks lint types bench bench-peers bench-guard profile bench-micro soak fuzz bench-codecs fuzz-codecs digits dist docker-rehearsal parity clean
 .DEFAULT_GOAL := help
 
 help:
@@ -30,6 +30,7 @@ help:
 	@echo "make lint              ruff and mypy"
 	@echo "make types             mypy alone"
 	@echo "make bench             the overhead scenario against the yardsticks (needs wrk)"
+	@echo "make bench-peers       the servers that one would otherwise choose at the same work, into docs/benchmarks.md"
 	@echo "make bench-micro       parser, codecs and rings by themselves"
 	@echo "make profile           flame graphs of frontend and worker under load; system calls and copies a request (wrk, perf)"
 	@echo "make bench-guard       instructions of each operation (needs valgrind); fails where they grew by more than 5 %"
@@ -136,6 +137,12 @@ bench-guard: $(VENV)/.installed-test
 profile: $(VENV)/.installed-test
 	$(PIP) install --editable '.[bench]'
 	$(BIN)/python -m bench.profile $(ARGS)
+
+bench-peers: $(VENV)/.installed-test
+	@command -v wrk >/dev/null || { echo "make: no wrk, the load generator: install it (Debian: apt-get install wrk)" >&2; exit 1; }
+	-$(BIN)/python -m bench.peers install
+	$(BIN)/python -m bench.compare $(ARGS)
+	$(BIN)/python -m bench.compare_page > docs/benchmarks.md
 
 bench-micro: $(VENV)/.installed-test
 	$(BIN)/python -m pytest bench/micro --benchmark-enable --benchmark-only $(ARGS)

@@ -64,16 +64,16 @@ def call(variant: str, directory: Path) -> tuple[Server, Scenario]:
     server = Server(
         variant, lambda port, management: [*words, "--port", str(port), "--management-port", str(management)]
     )
-    return server, Scenario("call", "application/json", BODY, _check)
+    return server, Scenario("call", "call", "application/json", BODY, _check)
 
 
 def load(server: Server, scenario: Scenario, connections: int, body: Path, seconds: int) -> dict[str, Any]:
     with server.running() as running:
         running.check(scenario)
         url = running.url(scenario)
-        wrk.run(url, body, scenario.content_type, connections, 1)
+        wrk.run(url, body, server.ask(scenario).headers, connections, 1)
         before = procfs.tree(running.pid)
-        found = wrk.run(url, body, scenario.content_type, connections, seconds)
+        found = wrk.run(url, body, server.ask(scenario).headers, connections, seconds)
         after = procfs.tree(running.pid)
         running.check(scenario)
     _refuse_errors(server, found)
@@ -86,7 +86,7 @@ def converge(server: Server, scenario: Scenario, connections: int, body: Path) -
     seconds = []
     with server.running() as running:
         for _ in range(CONVERGENCE_S):
-            found = wrk.run(running.url(scenario), body, scenario.content_type, connections, 1)
+            found = wrk.run(running.url(scenario), body, server.ask(scenario).headers, connections, 1)
             _refuse_errors(server, found)
             seconds.append(_figures(found))
     return seconds

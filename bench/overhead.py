@@ -158,7 +158,9 @@ def _rest(server: Server, scenario: Scenario, bodies: dict[str, Path], arguments
 
 
 def _wrk(running: Running, scenario: Scenario, bodies: dict[str, Path], connections: int, seconds: int) -> wrk.Load:
-    return wrk.run(running.url(scenario), bodies[scenario.name], scenario.content_type, connections, seconds)
+    return wrk.run(
+        running.url(scenario), bodies[scenario.name], running.server.ask(scenario).headers, connections, seconds
+    )
 
 
 def _cpu_us(before: dict[int, procfs.Stat], after: dict[int, procfs.Stat]) -> float:

@@ -1,13 +1,15 @@
 -- wrk's part: posts one body over and over, and says what came of it in one line of JSON.
--- Usage: wrk ... -s post.lua URL BODY_FILE CONTENT_TYPE
+-- Usage: wrk ... -s post.lua URL -- BODY_FILE [NAME VALUE] ...
 -- Without a request() of ours wrk sends the same prepared bytes each time, at no cost in Lua.
 
 function init(args)
    local file = assert(io.open(args[1], "rb"))
    wrk.method = "POST"
    wrk.body = file:read("*a")
-   wrk.headers["Content-Type"] = args[2]
    file:close()
+   for index = 2, #args, 2 do
+      wrk.headers[args[index]] = args[index + 1]
+   end
 end
 
 function done(summary, latency, requests)

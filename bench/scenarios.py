@@ -4,63 +4,80 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.models.mlp.model import SIZES, Mlp
+from bench import work
 
 SEED = 1
 #: 64 bytes; what the yardsticks answer to everything, so that in `echo` all servers send the same body.
 ECHO = json.dumps({"text": "what goes in at the top comes out at the very bottom"}).encode()
 IMAGE_SHAPE = (1, 3, 224, 224)
+LARGE_BYTES = 20 << 20
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """check: raises ValueError for an answer that is not right."""
+    """model: of bench.work, which does the work. check: raises ValueError for an answer that is not right."""
 
     name: str
+    model: str
     content_type: str
     body: bytes
     check: Callable[[bytes], None]
 
 
 def all_scenarios() -> dict[str, Scenario]:
-    """By name: echo (64 bytes back), mlp (2.6 KB of JSON, ten numbers back), tensor (602,240 bytes of npy, a mean)."""
+    """By name: echo (64 bytes back), mlp (2.6 KB of JSON, ten numbers back), tensor (602,240 bytes of npy, a mean),
+    batch (a row for a model whose calls are dear), large (20 MB, their length)."""
     random = np.random.default_rng(SEED)
-    row = random.random(SIZES[0]).round(6)
+    row = random.random(work.SIZES[0]).round(6)
     image = random.random(IMAGE_SHAPE, dtype=np.float32)
     npy = io.BytesIO()
     np.save(npy, image)
-    model = Mlp()
-    model.load(Path())
+    json_type = "application/json"
     scenarios = (
-        Scenario("echo", "application/json", ECHO, check_constant),
-        Scenario(
-            "mlp",
-            "application/json",
-            json.dumps({"instances": [row.tolist()]}).encode(),
-            lambda body: _check_numbers(body, model.predict(row[None].astype(np.float32))),
-        ),
-        Scenario(
-            "tensor",
-            "application/x-npy",
-            npy.getvalue(),
-            lambda body: _check_numbers(body, image.mean(axis=(1, 2, 3))),
-        ),
+        Scenario("echo", "echo", json_type, ECHO, _check_same),
+        Scenario("mlp", "mlp", json_type, _instances([row.tolist()]), _numbers(work.mlp(row[None].astype(np.float32)))),
+        Scenario("tensor", "tensor", "application/x-npy", npy.getvalue(), _numbers(work.mean(image))),
+        Scenario("batch", "call", json_type, _instances([[1, 2, 3, 4]]), _numbers(np.array([[10.0]]))),
+        _large(),
     )
     return {scenario.name: scenario for scenario in scenarios}
 
 
+def _large() -> Scenario:
+    body = np.random.default_rng(SEED).integers(0, 256, LARGE_BYTES, np.uint8).tobytes()
+    wanted = work.pages(body)
+
+    def check(found: bytes) -> None:
+        if json.loads(found) != wanted:
+            raise ValueError(f"the answer is {found[:200]!r}; it should be {wanted}")
+
+    return Scenario("large", "pages", "application/octet-stream", body, check)
+
+
 def check_constant(body: bytes) -> None:
-    """The echo's answer, and a yardstick's to anything."""
+    """A yardstick's answer to anything."""
     if body != ECHO:
         raise ValueError(f"the answer is {body[:200]!r}; it should be {ECHO!r}")
 
 
-def _check_numbers(body: bytes, wanted: Any) -> None:
-    found = np.asarray(json.loads(body)["predictions"])
-    if found.shape != wanted.shape or not np.allclose(found, wanted, rtol=1e-4, atol=1e-5):
-        raise ValueError(f"the answer is {body[:200]!r}; predictions should be {wanted.tolist()}")
+def _check_same(body: bytes) -> None:
+    """Some servers decode the body and encode it again, with other blanks."""
+    if json.loads(body) != json.loads(ECHO):
+        raise ValueError(f"the answer is {body[:200]!r}; it should be {ECHO!r}")
+
+
+def _instances(rows: list[list[float]]) -> bytes:
+    return json.dumps({"instances": rows}).encode()
+
+
+def _numbers(wanted: Any) -> Callable[[bytes], None]:
+    def check(body: bytes) -> None:
+        found = np.asarray(json.loads(body)["predictions"])
+        if found.shape != wanted.shape or not np.allclose(found, wanted, rtol=1e-4, atol=1e-5):
+            raise ValueError(f"the answer is {body[:200]!r}; predictions should be {wanted.tolist()}")
+
+    return check

@@ -5,13 +5,15 @@ A rival is one more Server. Every start is a fresh process on a free port of the
 
 import http.client
 import os
+import random
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,27 +24,49 @@ from bench.toolchain import BUILD, compiled
 
 HOST = "127.0.0.1"
 HERE = Path(__file__).parent
+ROOT = HERE.parent
 READY_S = 60.0
 POLL_S = 0.002
+RIGHT_POLL_S = 0.05  # between requests to a model that may not be there yet
 STOP_S = 10.0
+PORTS = range(20_000, 32_000)
 CHECKS = 20  # requests on one connection
-#: One thread for each numeric library, so that the cores belong to the servers' own processes.
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+#: One thread for each numeric library, so that the cores belong to the servers' own processes; and the root, so that
+#: every server's models find bench.work.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A POST request. target: from the path on."""
+
+    target: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def _plain(scenario: Scenario) -> Ask:
+    return Ask(f"/models/{scenario.model}/invoke", {"Content-Type": scenario.content_type}, scenario.body)
 
 
 @dataclass(frozen=True)
 class Server:
-    """command: from two free ports, of which the first takes the requests, to the words that start it.
+    """command: from two free ports, of which the first takes the requests, to the words that start it; it may write
+    the files that those name.
 
-    is_yardstick: answers scenarios.ECHO to everything. target: of a scenario by name.
+    is_yardstick: answers scenarios.ECHO to everything. ask: how this server is told a scenario's request. read: from
+    its answer to the scenario's, for a server that wraps them. ping: what answers 200 once it is up. scheme: https for
+    a server with a certificate, which is not looked at.
     """
 
     name: str
     command: Callable[[int, int], list[str]]
     environment: Mapping[str, str] = field(default_factory=dict)
     is_yardstick: bool = False
-    target: Callable[[str], str] = "/models/{}/invoke".format
+    ask: Callable[[Scenario], Ask] = _plain
+    read: Callable[[Scenario, bytes], bytes] = lambda _, body: body
     ping: str = "/ping"
+    scheme: str = "http"
 
     @contextmanager
     def running(self) -> Iterator["Running"]:
@@ -67,7 +91,7 @@ class Server:
 
     def _wait(self, process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
         deadline = time.monotonic() + READY_S
-        while not _answers(port, self.ping):
+        while not _answers(_connection(self.scheme, port), self.ping):
             if process.poll() is not None:
                 raise BenchError(f"{self.name} ended with status {process.returncode}:\n{_tail(log)}")
             if time.monotonic() > deadline:
@@ -85,25 +109,43 @@ class Running:
     start_ms: float
 
     def url(self, scenario: Scenario) -> str:
-        return f"http://{HOST}:{self.port}{self.server.target(scenario.name)}"
+        return f"{self.server.scheme}://{HOST}:{self.port}{self.server.ask(scenario).target}"
 
     def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection(HOST, self.port, timeout=30)
+        return _connection(self.server.scheme, self.port)
 
     def ask(self, connection: http.client.HTTPConnection, scenario: Scenario) -> None:
         """One request. BenchError when the answer is not right or the connection is not kept."""
-        target, headers = self.server.target(scenario.name), {"Content-Type": scenario.content_type}
+        ask = self.server.ask(scenario)
         try:
-            connection.request("POST", target, scenario.body, headers)
+            connection.request("POST", ask.target, ask.body, dict(ask.headers))
             response = connection.getresponse()
             body = response.read()
             if response.status != 200:
                 raise ValueError(f"status {response.status}: {body[:200]!r}")
             if response.will_close:
                 raise ValueError("the connection is not kept")
-            (check_constant if self.server.is_yardstick else scenario.check)(body)
+            if self.server.is_yardstick:
+                check_constant(body)
+            else:
+                scenario.check(self.server.read(scenario, body))
         except (ValueError, LookupError, TypeError, OSError, http.client.HTTPException) as error:
             raise BenchError(f"{self.server.name}, {scenario.name}: {error!r}") from None
+
+    def await_right(self, scenario: Scenario) -> None:
+        """Until one answer is right: some servers say that they are well before their models are there.
+        BenchError after READY_S, with what the last one was."""
+        deadline = time.monotonic() + READY_S
+        while True:
+            connection = self.connect()
+            try:
+                return self.ask(connection, scenario)
+            except BenchError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(RIGHT_POLL_S)
+            finally:
+                connection.close()
 
     def check(self, scenario: Scenario) -> None:
         connection = self.connect()
@@ -114,10 +156,13 @@ class Running:
             connection.close()
 
 
-def headrace(name: str = "headrace", python: str = sys.executable) -> Server:
-    """*python*: the interpreter of the environment that it is installed in. HEADRACE_* of ours are passed on."""
-    models = [f"{path.name}={path}" for path in sorted((HERE / "models").iterdir()) if (path / "model.py").exists()]
-    words = [python, "-m", "headrace", "serve", *models, "--workers", "1", "--frontends", "1"]
+def headrace(
+    name: str = "headrace", python: str = sys.executable, models: Sequence[str] = ("echo", "mlp", "tensor")
+) -> Server:
+    """*python*: the interpreter of the environment that it is installed in. *models*: of bench/models.
+    HEADRACE_* of ours are passed on."""
+    pairs = [f"{model}={HERE / 'models' / model}" for model in models]
+    words = [python, "-m", "headrace", "serve", *pairs, "--workers", "1", "--frontends", "1"]
     return Server(name, lambda port, management: [*words, "--port", str(port), "--management-port", str(management)])
 
 
@@ -137,17 +182,30 @@ SERVERS: dict[str, Callable[[], Server]] = {"headrace": headrace, "bare": bare, 
 
 
 def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind((HOST, 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+    """Below those that the kernel gives to clients, and below 32768: Multi Model Server takes no others."""
+    sockets: list[socket.socket] = []
+    with ExitStack() as opened:
+        for port in random.sample(PORTS, len(PORTS)):
+            each = opened.enter_context(socket.socket())
+            try:
+                each.bind((HOST, port))
+            except OSError:
+                continue
+            sockets.append(each)
+            if len(sockets) == count:
+                return [each.getsockname()[1] for each in sockets]
+    raise BenchError(f"no {count} free ports from {PORTS.start} to {PORTS.stop}")
 
 
-def _answers(port: int, target: str) -> bool:
-    connection = http.client.HTTPConnection(HOST, port, timeout=5)
+def _connection(scheme: str, port: int) -> http.client.HTTPConnection:
+    if scheme == "https":
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        return http.client.HTTPSConnection(HOST, port, timeout=30, context=context)
+    return http.client.HTTPConnection(HOST, port, timeout=30)
+
+
+def _answers(connection: http.client.HTTPConnection, target: str) -> bool:
     try:
         connection.request("GET", target)
         return connection.getresponse().status == 200

@@ -8,6 +8,7 @@ keep-alive are checked apart from it (servers.Running.check).
 import json
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,10 +55,11 @@ def version() -> str:
     return " ".join(words[1:2])
 
 
-def run(url: str, body: Path, content_type: str, connections: int, seconds: int) -> Load:
+def run(url: str, body: Path, headers: Mapping[str, str], connections: int, seconds: int) -> Load:
     """Post the file *body* to *url* for so long."""
+    words = [str(body), *(word for pair in headers.items() for word in pair)]
     command = [find(), "-t1", f"-c{connections}", f"-d{seconds}s", f"--timeout={TIMEOUT_S}s", "-s", str(SCRIPT)]
-    done = subprocess.run([*command, url, str(body), content_type], capture_output=True, text=True)
+    done = subprocess.run([*command, url, "--", *words], capture_output=True, text=True)
     if done.returncode:
         raise BenchError(f"wrk ended with status {done.returncode}: {done.stderr[-500:]}")
     return Load.parse(done.stdout)
