@@ -28,7 +28,7 @@ if not JOBS.isdecimal() or int(JOBS) < 1:
 compile_args = [*FLAGS[BUILD], "-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden"]
 # What Cython's own generated code does, not ours.
 compile_args += ["-Wno-unused-parameter", "-Wno-missing-field-initializers", "-Wno-cast-function-type"]
-link_args = []
+link_args = ["-lm"]
 if BUILD == "sanitize":
     compile_args += SANITIZERS
     link_args += SANITIZERS

@@ -37,8 +37,13 @@ SIDES = {
     ),
     "commands": (
         "cli __main__ model_server server_file properties example startup_models settings_table client client_commands",
-        "roots supervisor commands",
+        "roots supervisor clients commands",
         MODEL_LIBRARIES,
+    ),
+    "clients": (
+        "loadgen",
+        "roots clients",
+        "scipy pandas sklearn torch tensorflow xgboost joblib",
     ),
     "package": ("__init__", "roots worker", f"{MODEL_LIBRARIES} asyncio uvloop"),
 }
