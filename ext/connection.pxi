@@ -323,22 +323,13 @@ cdef class Connection:
                 return self.decline(exchange, 413, frontend.too_large_text, b"")
             if route.refusal is not None:
                 return self.decline_refused(exchange, route)
-            if route.in_flight >= route.most:
-                frontend.overloaded += 1
-                return self.decline(exchange, 503, b"the model's queue is full (HEADRACE_QUEUE); try again later",
-                                    b"retry-after: %d\r\n" % route.retry_after_s())
-            if frontend.in_flight >= frontend.in_flight_most:
-                frontend.overloaded += 1
-                return self.decline(exchange, 503, b"the queues of all models together are full (HEADRACE_QUEUE_TOTAL); try "
-                                    b"again later", b"retry-after: %d\r\n" % frontend.retry_after_s())
+            if frontend.is_surplus(exchange, route):
+                return self.answer_early(exchange, 503)
             if not frontend.lease_for(exchange, self, data, behind, route):
                 return 0
             exchange.route = route
             exchange.deadline_ns = exchange.arrival_ns + (
                 min(route.timeout_ns, head.timeout_ms * 1000000) if head.timeout_ms else route.timeout_ns)
-            route.in_flight += 1
-            frontend.in_flight += 1
-            frontend.note_use(route, exchange.arrival_ns)
             self.sink = TO_SLOT
         self.append(exchange)
         self.filling = exchange
@@ -494,7 +485,7 @@ cdef class Connection:
         if not exchange.keep_alive:
             self.is_closing = True
         if self.sink == TO_SLOT:
-            self.frontend.submit(exchange)
+            self.frontend.admit(exchange)
         else:
             exchange.state = PENDING
             body, self.collected = self.collected, None

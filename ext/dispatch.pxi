@@ -37,6 +37,51 @@ cdef class Dispatch(Slots):
 
     # -- requests to workers ---------------------------------------------------------------------------------------------
 
+    cdef int admit(self, Exchange exchange) except -1:
+        """A request is whole: from now on it is under way at its model. One whose body is still to come holds no place in a
+        queue, lest trickling clients keep the others out; so what was free at its head may be taken by now, or gone."""
+        cdef Route route = exchange.route
+        if route.is_gone:
+            route = self.routes.get(route.name.encode())
+            if route is None:
+                return self.answer_error(exchange, 404, f"Model not found: {exchange.route.name}")
+            exchange.route = route  # another has the name since
+            exchange.tally = route.tally
+        if self.is_surplus(exchange, route):
+            exchange.state = READY
+            self.leave_route(exchange)
+            self.drop_slots(exchange)
+            return self.ready(exchange)
+        exchange.is_admitted = True
+        route.in_flight += 1
+        self.in_flight += 1
+        self.note_use(route, exchange.whole_ns)
+        return self.submit(exchange)
+
+    cdef bint is_surplus(self, Exchange exchange, Route route) except -1:
+        """Whether the model, or all together, have as many requests under way as they may. Then the exchange has its 503."""
+        if route.in_flight >= route.most:
+            text, seconds = "the model's queue is full (HEADRACE_QUEUE); try again later", route.retry_after_s()
+        elif self.in_flight >= self.in_flight_most:
+            text = "the queues of all models together are full (HEADRACE_QUEUE_TOTAL); try again later"
+            seconds = self.retry_after_s()
+        else:
+            return False
+        self.overloaded += 1
+        exchange.kind = MEDIA_JSON
+        exchange.text = self.render_error(503, text)
+        exchange.fields = b"retry-after: %d\r\n" % seconds
+        exchange.status = 503
+        return True
+
+    cdef unsigned int retry_after_s(self) except? 0:
+        """When to come again if all models together are meant."""
+        cdef Route route
+        cdef unsigned int found = 1
+        for route in self.routes.values():
+            found = max(found, route.retry_after_s() if route.in_flight else 1)
+        return found
+
     cdef int submit(self, Exchange exchange) except -1:
         """Gives a request to a worker; where none can take it, it waits, unless its model is gone."""
         if exchange.route.refusal is not None:
@@ -153,10 +198,12 @@ cdef class Dispatch(Slots):
         return self.answer_error(exchange, 503, text)
 
     cdef int leave_route(self, Exchange exchange) except -1:
-        """The exchange is no longer under way at its model: an answer is there, or nobody waits for one."""
+        """The exchange has no more to do with its model: an answer is there, or nobody waits for one."""
         cdef Route route = exchange.route
         if route is not None:
             exchange.route = None
+            if not exchange.is_admitted:
+                return 0
             route.in_flight -= 1
             route.ended += 1
             self.in_flight -= 1

@@ -69,6 +69,7 @@ cdef class Exchange:
     cdef uint8_t accept
     cdef uint8_t codings
     cdef uint8_t method
+    cdef bint is_admitted       # it is counted among those under way at its route
     cdef bint keep_alive
     cdef bint is_http10
     cdef Completion answer

@@ -601,14 +601,6 @@ cdef class Frontend(Dispatch):
         self.ask_supervisor(exchange, method, path, query, content_type, bytes(body), surfaces)
         return 0
 
-    cdef unsigned int retry_after_s(self) except? 0:
-        """When to come again if all models together are meant."""
-        cdef Route route
-        cdef unsigned int found = 1
-        for route in self.routes.values():
-            found = max(found, route.retry_after_s() if route.in_flight else 1)
-        return found
-
     cdef int count_answer(self, Exchange exchange, uint64_t response_bytes) except -1:
         """An answer is about to go out."""
         cdef uint64_t now

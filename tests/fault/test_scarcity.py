@@ -59,6 +59,73 @@ def test_should_let_small_bodies_arrive_where_a_large_one_holds_the_share_of_inc
         slow.reset()
 
 
+HALF = b"POST /models/m/invoke HTTP/1.1\r\nhost: t\r\ncontent-length: 4\r\n\r\nab"
+CHUNK = b"POST /models/m/invoke HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n"
+
+
+def begun(rig: Rig, *openings: bytes) -> list[Client]:
+    """Clients that have sent this much of a request and no more, once the frontend has it."""
+    clients = [rig.connect().send(opening) for opening in openings]
+    wait_until(lambda: rig.stats()["unanswered"] == len(clients), "not there")
+    return clients
+
+
+@pytest.mark.parametrize("limit", ["HEADRACE_QUEUE)", "HEADRACE_QUEUE_TOTAL)"])
+def test_should_give_no_place_in_a_queue_to_a_body_that_has_not_arrived(limit):
+    """Clients that trickled bodies filled the queues, and all others were answered 503."""
+    with rigged(queue_total=2 if "TOTAL" in limit else 1000) as rig:
+        rig.route(most=100 if "TOTAL" in limit else 2)
+        half, chunked, gone, late = begun(rig, HALF, CHUNK, HALF, HALF)
+        assert rig.call(rig.path.tally, 1)["in_flight"] == {"m": 0}
+        whole = rig.connect().post(b"whole")
+        rig.peers[0].echo(rig.peers[0].take())
+        assert whole.answer()[::2] == (200, b"whole")
+
+        gone.reset()
+        wait_until(lambda: rig.stats()["unanswered"] == 3, "it is not missed")
+        half.send(b"cd")
+        chunked.send(b"2\r\ncd\r\n0\r\n\r\n")
+        taken = [rig.peers[0].take() for _ in range(2)]
+        assert rig.call(rig.path.tally, 1)["in_flight"] == {"m": 2}
+        status, fields, body = late.send(b"cd").answer()
+        assert (status, limit.encode() in body, "retry-after" in fields) == (503, True, True)
+        assert rig.stats()["overloaded"] == 1
+        for entry in taken:
+            rig.peers[0].echo(entry)
+        assert [half.answer()[::2], chunked.answer()[::2]] == [(200, b"abcd")] * 2
+        assert rig.call(rig.path.tally, 1)["in_flight"] == {"m": 0}
+        late.post(b"once more")  # its body had been read, so its connection goes on
+        rig.peers[0].echo(rig.peers[0].take())
+        assert late.answer()[::2] == (200, b"once more")
+
+
+def test_should_load_a_model_again_that_was_evicted_while_a_body_arrived():
+    with rigged() as rig:
+        (client,) = begun(rig, HALF)
+        assert rig.call(rig.path.uses) == []  # so it may be evicted
+        rig.call(rig.path.set_route, "m", 1, [], 10, 20_000, True)
+        assert rig.woken == []
+        client.send(b"cd")
+        wait_until(lambda: rig.woken == [1], "not woken")
+        assert [(model, in_flight) for model, _, in_flight in rig.call(rig.path.uses)] == [(1, 1)]
+        rig.route()
+        rig.peers[0].echo(rig.peers[0].take())
+        assert client.answer()[::2] == (200, b"abcd")
+
+
+def test_should_ask_the_model_that_has_the_name_when_the_body_is_there():
+    with rigged() as rig:
+        (client,) = begun(rig, HALF)
+        rig.call(rig.path.remove_route, "m")
+        rig.call(rig.path.set_route, "m", 2, [0], 10, 20_000, True)
+        client.send(b"cd")
+        entry = rig.peers[0].take()
+        assert entry.model == 2
+        rig.peers[0].echo(entry)
+        assert client.answer()[::2] == (200, b"abcd")
+        assert rig.call(rig.path.tally, 1)["in_flight"] == {"m": 0}
+
+
 def test_should_answer_503_with_retry_after_when_no_slot_came_in_time():
     with scarce(body_timeout_ms=100) as rig:
         taken = fill(rig)
