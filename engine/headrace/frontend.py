@@ -26,6 +26,7 @@ from headrace.control import Message
 from headrace.control_async import AsyncChannel
 
 SWEEP_S = 0.25  # deadlines are enforced this exactly
+FILES_BESIDE = 256  # open files beside the clients' connections: segments, listeners, the management's
 FAREWELL_S = 2.0  # for last answers to arrive (a lingering close takes 1.5 s at most)
 TRIM_EVERY = 8  # sweeps; pages go back after they were not needed for two such periods
 
@@ -58,6 +59,9 @@ class Frontend:
         self.loop = asyncio.get_running_loop()
         board_fd, segment_fd, self.eventfd, *listeners = fds
         config = self.config
+        wanted = config.max_connections + FILES_BESIDE
+        if (files := processes.raise_file_limit(wanted)) < wanted:
+            self.log.warning("files.few", may_open=files, wanted=wanted, why="the hard limit, `ulimit -Hn`")
         self.path = DataPath(
             self.loop,
             board_fd,

@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import math
 import re
-import resource
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from headrace import processes
 from headrace._load import Histogram, Load
 
 #: How a planned request fails, and what that means.
@@ -350,15 +350,11 @@ def _address(url: str, host: str, port: int, timeout_s: float) -> tuple[int, str
 
 
 def _raise_file_limit(connections: int) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = connections + FILES_BESIDE
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return
-    if hard != resource.RLIM_INFINITY and hard < wanted:
+    if (files := processes.raise_file_limit(wanted)) < wanted:
         raise LoadError(
-            f"{connections} connections need {wanted} open files, and the hard limit (ulimit -Hn) is {hard}"
+            f"{connections} connections need {wanted} open files, and the hard limit (ulimit -Hn) is {files}"
         )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def alias_table(weights: Sequence[float]) -> list[tuple[float, int]]:

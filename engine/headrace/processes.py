@@ -9,6 +9,7 @@ import ctypes
 import enum
 import fcntl
 import os
+import resource
 import signal
 import socket
 import sys
@@ -69,6 +70,16 @@ def set_title(role: str) -> None:
 def thread_count() -> int:
     """Threads of this process, those of C libraries included."""
     return len(os.listdir("/proc/self/task"))
+
+
+def raise_file_limit(wanted: int) -> int:
+    """How many files this process may have open: *wanted* if the hard limit lets it (setrlimit(2)). The soft limit is
+    usually 1,024, for the sake of programs that select(2)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = sys.maxsize if hard == resource.RLIM_INFINITY else hard
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, most), hard))
+    return min(wanted, most)
 
 
 def reset_signals() -> None:
