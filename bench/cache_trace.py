@@ -1,16 +1,15 @@
 """Does the budget hold, and is the cache as good as an ideal one: Zipf traffic over more models than fit.
 
-    python -m bench.cache_trace [--models 2000] [--fit 500] [--requests 10000]
+    python -m bench.cache_trace [--models 2000] [--fit 500] [--requests 10000] [--rounds 3]
 
 All models are registered; the budget is what a server takes that has loaded and used `fit` of them. Four clients send
 one trace in its order; each answer is checked. Memory is the proportional set size of all processes, sampled. The same
-trace runs through a simulated least-recently-used cache of `fit` models.
+trace runs through a simulated least-recently-used cache of `fit` models. Each round has a fresh server and
+another trace.
 """
 
 import argparse
-import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections import OrderedDict
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import environment, procfs, store
+from bench import procfs, store
 from bench.errors import BenchError
 
 EXPONENT = 0.9
@@ -43,36 +42,36 @@ def ideal_hits(trace: Sequence[int], capacity: int, warm: Sequence[int]) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=int, default=2000)
-    parser.add_argument("--fit", type=int, default=500)
-    parser.add_argument("--requests", type=int, default=10_000)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--output", type=Path, default=Path("bench/results/cache_trace.json"))
-    arguments = parser.parse_args()
-    place = Path(tempfile.mkdtemp(prefix="headrace-bench-"))
-    try:
-        store.write(place, arguments.models)
-        figures = measure(place, arguments.models, arguments.fit, arguments.requests, arguments.workers)
-    except BenchError as error:
-        print(f"cache_trace: {error}", file=sys.stderr)
-        return 1
-    finally:
-        shutil.rmtree(place)
-    store.save(arguments.output, {"environment": environment.describe(sys.argv), "figures": figures})
-    return 0
+    options = {"models": 2000, "fit": 500, "requests": 10_000, "rounds": 3, "workers": 2}
+    return store.run("cache_trace", __doc__, options, measure)
 
 
-def measure(place: Path, models: int, fit: int, requests: int, workers: int) -> dict[str, object]:
-    rng = np.random.default_rng(11)
+def measure(place: Path, options: argparse.Namespace) -> dict[str, object]:
+    store.write(place, options.models)
+    rounds = [one_round(place, options, seed) for seed in range(options.rounds)]
+    sizes = {name: getattr(options, name) for name in ("models", "fit", "requests", "workers")}
+    return {**sizes, "exponent": EXPONENT, "spread": store.spread(rounds), "rounds": rounds}
+
+
+def one_round(place: Path, options: argparse.Namespace, seed: int) -> dict[str, float]:
+    models, fit, requests = options.models, options.fit, options.requests
+    rng = np.random.default_rng(seed)
     weights = 1 / np.arange(1, models + 1) ** EXPONENT
     trace = rng.permutation(models)[rng.choice(models, requests, p=weights / weights.sum())].tolist()
-    with store.server(place, None, workers).running() as running:
+    errors: list[str] = []
+
+    def invoke(client: store.Client, model: int) -> None:
+        try:
+            client.invoke(model)
+        except BenchError as error:
+            errors.append(str(error))
+
+    with store.server(place, None, options.workers).running() as running:
         for act in (store.Client.load, store.Client.invoke):
             store.in_parallel(act, running.port, place, range(fit))
         used = store.Client(running.port, place).metrics()["headrace_memory_measured_bytes"]
     budget = int(used / RESERVE)
-    with store.server(place, budget, workers).running() as running:
+    with store.server(place, budget, options.workers).running() as running:
         client = store.Client(running.port, place)
         store.in_parallel(store.Client.load, running.port, place, range(models))
         before = client.metrics()
@@ -81,22 +80,23 @@ def measure(place: Path, models: int, fit: int, requests: int, workers: int) -> 
         sampler.start()
         began = time.monotonic()
         try:
-            store.in_parallel(store.Client.invoke, running.port, place, trace)
+            store.in_parallel(invoke, running.port, place, trace)
         finally:
             done.set()
             sampler.join()
         took_s = time.monotonic() - began
         after = client.metrics()
+    if errors:
+        print(f"cache_trace: {len(errors)} errors, the first: {errors[0]}", file=sys.stderr)
     resident = 'headrace_models{state="resident"}'
     evictions = sum(after[name] - before[name] for name in after if name.startswith("headrace_evictions_total"))
     reloads = evictions + after[resident] - before[resident]
     hit_rate = 1 - reloads / requests
     ideal = ideal_hits(trace, fit, range(models)) / requests
     return {
-        "models": models,
-        "resident": [before[resident], after[resident]],
-        "requests": requests,
-        "errors": 0,  # the first one ends the run
+        "errors": len(errors),
+        "resident_before": before[resident],
+        "resident_after": after[resident],
         "requests_per_s": round(requests / took_s, 1),
         "reloads": reloads,
         "hit_percent": round(100 * hit_rate, 2),

@@ -7,43 +7,25 @@ size of all processes, read by the kernel. The clients share the machine's cores
 """
 
 import argparse
-import shutil
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-from bench import environment, procfs, store
-from bench.errors import BenchError
+from bench import procfs, store
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=int, default=1000)
-    parser.add_argument("--cycles", type=int, default=10)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--output", type=Path, default=Path("bench/results/density.json"))
-    arguments = parser.parse_args()
-    place = Path(tempfile.mkdtemp(prefix="headrace-bench-"))
-    try:
-        store.write(place, arguments.models)
-        figures = measure(place, arguments.models, arguments.cycles, arguments.workers)
-    except BenchError as error:
-        print(f"density: {error}", file=sys.stderr)
-        return 1
-    finally:
-        shutil.rmtree(place)
-    store.save(arguments.output, {"environment": environment.describe(sys.argv), "figures": figures})
-    return 0
+    return store.run("density", __doc__, {"models": 1000, "cycles": 10, "workers": 2}, measure)
 
 
-def measure(place: Path, count: int, cycles: int, workers: int) -> dict[str, object]:
-    rounds = []
-    with store.server(place, None, workers).running() as running:
+def measure(place: Path, options: argparse.Namespace) -> dict[str, object]:
+    count, rounds = options.models, []
+    store.write(place, count)
+    with store.server(place, None, options.workers).running() as running:
         store.in_parallel(store.Client.load, running.port, place, range(1))  # what the first load brings with it
         store.in_parallel(store.Client.unload, running.port, place, range(1))
         empty_bytes = procfs.pss_bytes(running.pid)
-        for _ in range(cycles):
+        for _ in range(options.cycles):
             began = time.monotonic()
             store.in_parallel(store.Client.load, running.port, place, range(count))
             loaded = time.monotonic()
@@ -66,7 +48,14 @@ def measure(place: Path, count: int, cycles: int, workers: int) -> dict[str, obj
                     "descriptors": procfs.descriptors(running.pid),
                 }
             )
-    return {"models": count, "workers": workers, "empty_mib": round(empty_bytes / 2**20, 1), "rounds": rounds}
+    empty_mib = round(empty_bytes / 2**20, 1)
+    return {
+        "models": count,
+        "workers": options.workers,
+        "empty_mib": empty_mib,
+        "spread": store.spread(rounds),
+        "rounds": rounds,
+    }
 
 
 if __name__ == "__main__":

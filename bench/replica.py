@@ -11,14 +11,13 @@ import argparse
 import importlib.util
 import shutil
 import sys
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from bench import environment, procfs, store
+from bench import procfs, store
 from bench.errors import BenchError
 
 ROWS = 1024  # of the matrix; its columns make up the size
@@ -55,30 +54,23 @@ class Big(Model):
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mib", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--output", type=Path, default=Path("bench/results/replica.json"))
-    arguments = parser.parse_args()
-    columns = arguments.mib * (1 << 20) // (4 * ROWS)
-    figures: dict[str, object] = {"mib": arguments.mib, "torch": None}
-    try:
-        for kind in ("numpy", "torch") if importlib.util.find_spec("torch") else ("numpy",):
-            place = Path(tempfile.mkdtemp(prefix="headrace-bench-"))
-            try:
-                write(place / "big", kind, columns)
-                figures[kind] = [measure(place, kind, columns) for _ in range(arguments.rounds)]
-            finally:
-                shutil.rmtree(place)
-    except BenchError as error:
-        print(f"replica: {error}", file=sys.stderr)
-        return 1
-    store.save(arguments.output, {"environment": environment.describe(sys.argv), "figures": figures})
-    return 0
+    return store.run("replica", __doc__, {"mib": 200, "rounds": 5}, compare)
+
+
+def compare(place: Path, options: argparse.Namespace) -> dict[str, object]:
+    columns = options.mib * (1 << 20) // (4 * ROWS)
+    figures: dict[str, object] = {"mib": options.mib, "torch": None}
+    for kind in ("numpy", "torch") if importlib.util.find_spec("torch") else ("numpy",):
+        folder = place / kind
+        write(folder / "big", kind, columns)
+        rounds = [measure(folder, kind, columns) for _ in range(options.rounds)]
+        figures[kind] = {"spread": store.spread(rounds), "rounds": rounds}
+        shutil.rmtree(folder)
+    return figures
 
 
 def write(directory: Path, kind: str, columns: int) -> None:
-    directory.mkdir()
+    directory.mkdir(parents=True)
     ones = np.ones((ROWS, columns), np.float32)
     if kind == "numpy":
         (directory / "model.py").write_text(NUMPY)

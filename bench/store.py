@@ -4,18 +4,22 @@ Each model is a network of 256x256 float32 weights, 267 KB; all share one file o
 answers with its own number, so that every answer can be checked.
 """
 
+import argparse
 import http.client
 import json
 import os
 import re
+import statistics
 import sys
+import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bench import environment
 from bench.errors import BenchError
 from bench.servers import HOST, Server
 
@@ -66,12 +70,12 @@ def server(store: Path, budget_bytes: int | None, workers: int, imports: str = "
     words = [sys.executable, "-m", "headrace", "serve", "--workers", str(workers), "--eviction", "lru"]
     if budget_bytes is not None:
         words += ["--memory-budget", str(budget_bytes)]
-    environment = {
+    variables = {
         "SAGEMAKER_MULTI_MODEL": "true",
         "HEADRACE_LOG_LEVEL": "WARNING",
         "HEADRACE_TEMPLATE_IMPORTS": imports,
     }
-    return Server("headrace-store", lambda port, _: [*words, "--port", str(port)], environment)
+    return Server("headrace-store", lambda port, _: [*words, "--port", str(port)], variables)
 
 
 class Client:
@@ -145,7 +149,39 @@ def in_parallel(act: Callable[[Client, int], None], port: int, store: Path, numb
         raise BenchError(str(errors[0]))
 
 
-def save(path: Path, document: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=1) + "\n")
-    print(json.dumps(document["figures"], indent=1))
+def run(
+    name: str,
+    doc: str | None,
+    options: Mapping[str, int],
+    measure: Callable[[Path, argparse.Namespace], dict[str, Any]],
+) -> int:
+    """The scenario bench.NAME as a command: measure(an empty folder, options) and its figures to the result file.
+
+    options: names and defaults. Returns the exit status.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for option, default in options.items():
+        parser.add_argument(f"--{option}", type=int, default=default)
+    parser.add_argument("--output", type=Path, default=Path("bench/results") / f"{name}.json")
+    arguments = parser.parse_args()
+    command = ["python", "-m", f"bench.{name}", *sys.argv[1:]]
+    before = environment.describe(command)  # the load average without this run's
+    try:
+        with tempfile.TemporaryDirectory(prefix="headrace-bench-") as place:
+            figures = measure(Path(place), arguments)
+    except BenchError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps({"environment": before, "figures": figures}, indent=1) + "\n")
+    print(json.dumps(figures, indent=1))
+    return 0
+
+
+def spread(rounds: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """The least, the median and the greatest of each figure."""
+    return {
+        name: {"least": min(values), "median": statistics.median(values), "greatest": max(values)}
+        for name in rounds[0]
+        for values in [[each[name] for each in rounds]]
+    }
