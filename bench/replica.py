@@ -63,8 +63,7 @@ def compare(place: Path, options: argparse.Namespace) -> dict[str, object]:
     for kind in ("numpy", "torch") if importlib.util.find_spec("torch") else ("numpy",):
         folder = place / kind
         write(folder / "big", kind, columns)
-        rounds = [measure(folder, kind, columns) for _ in range(options.rounds)]
-        figures[kind] = {"spread": store.spread(rounds), "rounds": rounds}
+        figures[kind] = [measure(folder, kind, columns) for _ in range(options.rounds)]
         shutil.rmtree(folder)
     return figures
 

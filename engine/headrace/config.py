@@ -17,7 +17,6 @@ set too are not among them, so that a server tried out in a notebook stays on th
 """
 
 import dataclasses
-import difflib
 import functools
 import os
 import re
@@ -649,6 +648,8 @@ def _pin_lists(pin: str) -> tuple[tuple[int, ...], ...]:
 
 
 def _suggest(name: str, known: set[str]) -> str:
+    import difflib  # here, since every process imports this module and only one that refuses to start needs it
+
     close = difflib.get_close_matches(name.removeprefix(PREFIX), [other.removeprefix(PREFIX) for other in known], n=1)
     hint = f"did you mean {PREFIX}{close[0]}?" if close else "the known ones are listed by `headrace serve --help`"
     return hint + _service_link_hint(name, "")
