@@ -34,6 +34,7 @@ POLL_S = 0.02  # between looks while it waits
 MARGIN_SHARE = (
     0.02  # of the capacity, freed beyond what is needed: an eviction's garbage collection serves several loads
 )
+SPARE_SHARE = 0.1  # of the capacity, left free by replicas that follow load: loads to come need no eviction for them
 # What a model takes beyond its files before anything is known: its namespace and module objects (10-13 KiB measured),
 # and for a process of its own what it writes to of the template's pages (5.7-11.3 MB measured after 1,000 predictions).
 NAMESPACE_BYTES = 64 << 10
@@ -103,9 +104,16 @@ class Admission:
     async def admit(self, model: Model, count: int) -> list[Reservation]:
         """Room for *count* replicas. Raises OutOfMemory, with what is needed and what is free."""
         async with self._lock:
-            needs = [self._estimate(model, is_first=i == 0) for i in range(count)]
+            needs = self._estimates(model, count)
             await self._make_room(model, sum(needs))
             return [self.budget.reserve(each) for each in needs]
+
+    def spare(self, model: Model) -> Reservation | None:
+        """Room for one more replica, where that leaves some free; None where nobody should go for it."""
+        each = self._estimate(model, is_first=False)
+        if self._lock.locked() or each + int(SPARE_SHARE * self.budget.capacity_bytes) > self.budget.free_bytes:
+            return None
+        return self.budget.reserve(each)
 
     async def settle(
         self, reservation: Reservation, model: Model, worker: Worker, grown_bytes: int, mapped_bytes: int
@@ -137,7 +145,7 @@ class Admission:
         """What admit() of the model's replicas would do now. Nothing is changed."""
         self.measure()
         budget = self.budget
-        needed = self._estimate(model) * max(1, model.wanted)
+        needed = sum(self._estimates(model, max(1, model.least)))
         missing = needed - budget.free_bytes
         can_fit = needed <= budget.empty_bytes
         victims = await self._choose(missing, model) if missing > 0 and can_fit else []
@@ -181,6 +189,22 @@ class Admission:
         headroom = machine.memory_headroom_bytes()
         if headroom is not None and headroom < self.budget.free_bytes:
             self.budget.measure(measured, others + self.budget.free_bytes - headroom)
+
+    async def learn_uses(self) -> None:
+        """Ask the frontends which models had requests since they were last asked, and which have some under way."""
+        replies = await self._frontends.broadcast({"op": "uses"})
+        under_way: Counter[int] = Counter()
+        for reply in replies.values():
+            for index, used_ns, in_flight in reply.get("uses") or ():
+                used = self._registry.find(index)
+                if used is not None:
+                    used.used_ns = max(used.used_ns, used_ns)
+                    under_way[index] += in_flight
+        for model in self._registry:
+            model.in_flight = under_way[model.index]
+
+    def _estimates(self, model: Model, count: int) -> list[int]:
+        return [self._estimate(model, is_first=i == 0) for i in range(count)]
 
     def _estimate(self, model: Model, is_first: bool = True) -> int:
         """What a replica will take; the first one brings what all have in common."""
@@ -304,15 +328,3 @@ class Admission:
             f"{about_size(max(0, budget.free_bytes))} are free of {about_size(budget.limit_bytes)} "
             f"(HEADRACE_MEMORY_BUDGET), {why}"
         )
-
-    async def learn_uses(self) -> None:
-        """Ask the frontends which models had requests since they were last asked, and which have some under way."""
-        for model in self._registry:
-            model.in_flight = 0
-        replies = await self._frontends.broadcast({"op": "uses"})
-        for reply in replies.values():
-            for index, used_ns, in_flight in reply.get("uses") or ():
-                used = self._registry.find(index)
-                if used is not None:
-                    used.used_ns = max(used.used_ns, used_ns)
-                    used.in_flight += in_flight

@@ -20,14 +20,14 @@ READ_MAX = manifest.BYTES_MAX + 1  # bytes of a file that are looked at
 class Artifact:
     """is_native: has a model.py of ours and no manifest (False when in doubt); model_name: the manifest's, else None.
 
-    isolation, replicas, pinned: what the model's headrace.toml says, else None or False; described: what the manifest
-    says that a description of the model shows.
+    isolation, replicas (least, most), pinned: what the model's headrace.toml says, else None or False; described: what
+    the manifest says that a description of the model shows.
     """
 
     is_native: bool
     model_name: str | None
     isolation: str | None = None
-    replicas: int | None = None
+    replicas: tuple[int, int] | None = None
     pinned: bool = False
     described: Mapping[str, str] = field(default_factory=dict)
 

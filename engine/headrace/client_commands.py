@@ -144,7 +144,7 @@ def _models(client: Client, arguments: argparse.Namespace) -> None:
         (
             model["name"],
             model["status"],
-            f"{len(model['workers'])}/{model['wanted']}",
+            f"{len(model['workers'])}/{model['most']}",
             about_size(model["charge_bytes"]) if model["charge_bytes"] else "-",
             _duration(model["idle_s"]),
             _short(model["reason"]),

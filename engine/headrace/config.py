@@ -56,13 +56,14 @@ _PAYLOADS = ("max_request_bytes", "max_response_bytes")
 class ModelSpec:
     """A model to load at start-up. path: absolute, a directory or an archive; handler: None = found in the model.
 
-    workers, batch_size, batch_delay_ms, timeout_ms: None = as for any model.
+    workers, max_workers (None = workers), batch_size, batch_delay_ms, timeout_ms: None = as for any model.
     """
 
     name: str
     path: str
     handler: str | None = None
     workers: int | None = None
+    max_workers: int | None = None
     batch_size: int | None = None
     batch_delay_ms: int | None = None
     timeout_ms: int | None = None
@@ -146,11 +147,20 @@ class Config:
     )
     workers_per_model: int = knob(
         0,
-        "replicas of a model for which no number is given; 0 = one, or one a worker for models of the command line",
+        "replicas of a model for which no number is given; 0 = one a worker for models of the command line, else one, "
+        "and further ones as the load demands where it shares workers",
         "WORKERS_PER_MODEL",
         "int",
         0,
         1000,
+    )
+    replica_idle_ms: int = knob(
+        60_000,
+        "time without use for one of its replicas after which a model gives one up",
+        "REPLICA_IDLE",
+        "seconds",
+        1,
+        24 * _HOUR_MS,
     )
     default_handler: str = knob(
         "",

@@ -24,9 +24,10 @@ class Histogram:
 
 
 class Counts:
-    """loads: by outcome (`loaded`, `refused` for lack of memory, `failed`); restarts: of workers, by reason."""
+    """loads: by outcome (`loaded`, `refused` for lack of memory, `failed`); replica_changes: by load."""
 
     def __init__(self) -> None:
         self.loads: Counter[str] = Counter(loaded=0, refused=0, failed=0)
+        self.replica_changes: Counter[str] = Counter(added=0, removed=0)
         self.load_s = Histogram(LOAD_BOUNDS_S)
         self.eviction_age_s = Histogram(AGE_BOUNDS_S)

@@ -38,6 +38,7 @@ from headrace.frontends import Frontends
 from headrace.history import History
 from headrace.labels import Labels
 from headrace.registry import Model, Registry, Replica, State
+from headrace.scaling import Scaling
 from headrace.workers import Worker, WorkerDied, Workers
 
 LOAD_S = 600.0
@@ -59,6 +60,7 @@ class Deployment:
     ) -> None:
         self.admission = Admission(config, registry, workers, frontends, board_fd, self.evict, self.recycle)
         self.history = History()
+        self.scaling = Scaling(config, registry, workers, self.admission, self.add_replica, self.drop_replica)
         frontends.on_wake = self.wake
         self.counts = Counts()
         self.labels = Labels(config.metrics_models)
@@ -71,7 +73,7 @@ class Deployment:
         self._unload_s = config.unload_timeout_ms / 1000  # for requests that run; a worker that takes longer is ended
 
     async def load(self, model: Model) -> None:
-        """Load a registered model on model.wanted workers and route to it.
+        """Load a registered model on model.least workers and route to it.
 
         Raises ModelError, OutOfMemory, WorkerLost, Overloaded or BootFailed, and Conflict when the model is unloaded
         meanwhile; then the model is failed, with no replica.
@@ -159,7 +161,12 @@ class Deployment:
         model.become(State.LOADING)
         started_s = asyncio.get_running_loop().time()
         try:
-            await self._grow(model, model.wanted)
+            await self._grow(model, await self.admission.admit(model, model.least))
+            if (own := model.info.get("replicas")) and not model.is_counted:
+                model.is_counted = True
+                model.least, model.most = self._within(model, own)
+                further = model.least - len(model.replicas)
+                await self._grow(model, await self.admission.admit(model, further) if further > 0 else [])
         except HeadraceError:
             await self._shrink(model, list(model.replicas))
             raise
@@ -208,31 +215,31 @@ class Deployment:
             worker.retire()
         self._workers.kill(doomed)
 
-    async def scale(self, model: Model, wanted: int) -> None:
-        """Have *wanted* replicas. After a failure, which is raised as load() does, the old replicas serve on."""
+    async def scale(self, model: Model, least: int, most: int) -> None:
+        """Have *least* to *most* replicas. After a failure, which is raised as load() does, the old ones serve on."""
         async with model.work:
-            await self._scale(model, wanted)
+            await self._scale(model, least, most)
 
-    async def _scale(self, model: Model, wanted: int) -> None:
+    async def _scale(self, model: Model, least: int, most: int) -> None:
         if model.is_leaving:
             raise ModelNotFound(f"Model not found: {model.name}")
         if model.state is State.FAILED:
             raise Conflict(f"Model {model.name} has failed: {model.reason}")
         if model.state is State.EVICTED and model.replicas:
             raise Conflict(f"Model {model.name} is being evicted; try again when it is done")
-        if model.isolation == "shared":
-            wanted = min(wanted, len(self._workers.shared()))
+        least, most = self._within(model, (least, most))
         before, state = sorted(model.replicas), model.state
+        wanted = min(most, max(least, 1, len(before)))
         model.state = State.LOADING
         try:
             if wanted > len(before):
-                await self._grow(model, wanted - len(before))
+                await self._grow(model, await self.admission.admit(model, wanted - len(before)))
             surplus = before[wanted:]
             for worker in surplus:
                 model.replicas[worker].become(State.UNLOADING)
             await self.publish(model)
             await self._shrink(model, surplus)
-            model.wanted = wanted
+            model.least, model.most, model.is_counted = least, most, True
             state = State.RESIDENT
         except HeadraceError:
             await self._shrink(model, [worker for worker in model.replicas if worker not in before])
@@ -240,6 +247,53 @@ class Deployment:
         finally:
             model.state = state
             await self.publish(model)
+
+    async def add_replica(self, model: Model, why: str) -> bool:
+        """Load the model on one more worker, if memory is free for it; False when that did not work."""
+        async with model.work:
+            room = self.admission.spare(model) if self._is_settled(model) else None
+            if room is None:
+                return True  # and maybe there is at the next look
+            before = list(model.replicas)
+            try:
+                await self._grow(model, [room])
+            except HeadraceError as error:
+                await self._shrink(model, [worker for worker in model.replicas if worker not in before])
+                if not model.is_leaving:
+                    self._note_failure(model, f"no further replica: {error}", error)
+                return False
+            await self.publish(model)
+        if len(model.replicas) > len(before):
+            self._note_replicas("added", model, why)
+        return True
+
+    async def drop_replica(self, model: Model, why: str) -> bool:
+        """Take the model from one of its workers, but not from the last."""
+        async with model.work:
+            residents = model.residents()
+            if not self._is_settled(model) or len(residents) < 2:
+                return True
+            counts = {worker: self.admission.budget.models_on(worker) for worker in residents}
+            index = placement.choose_to_leave(residents, counts)
+            model.replicas[index].become(State.UNLOADING)
+            await self.publish(model)
+            await self._shrink(model, [index])
+        self._note_replicas("removed", model, why)
+        return True
+
+    def _is_settled(self, model: Model) -> bool:
+        return model.state is State.RESIDENT and not model.is_leaving
+
+    def _note_replicas(self, change: str, model: Model, why: str) -> None:
+        self.counts.replica_changes[change] += 1
+        charge = self.admission.budget.charge_of(model.index)
+        self.history.note(f"replica_{change}", model.name, why, charge, workers=model.residents())
+
+    def _within(self, model: Model, replicas: Sequence[int]) -> tuple[int, int]:
+        """(least, most) as far as there are workers."""
+        least, most = replicas
+        workers = self._config.workers if model.isolation == "shared" else most
+        return min(least, workers), min(most, workers)
 
     def memory_bytes(self, worker: int) -> int:
         """What the worker's process has resident, pages that it shares included; 0 when there is none."""
@@ -313,11 +367,10 @@ class Deployment:
         if model.is_leaving:
             raise Conflict(f"Model {model.name} was unregistered while it was being loaded")
 
-    async def _grow(self, model: Model, count: int) -> None:
-        """Add replicas and load them; the first error is raised once all have come to an end."""
-        reservations = await self.admission.admit(model, count)
+    async def _grow(self, model: Model, reservations: Sequence[Reservation]) -> None:
+        """Add a replica for each reservation and load them; the first error is raised once all have come to an end."""
         try:
-            workers = await self._find_workers(model, count)
+            workers = await self._find_workers(model, len(reservations))
         except HeadraceError:
             self.admission.cancel(reservations)
             self._check_stays(model)
@@ -444,7 +497,7 @@ class Deployment:
             "name": model.name,
             "model": model.index,
             "workers": [] if model.quarantine else model.residents(),
-            "queue": self._config.queue if model.wanted else 0,  # scaled to none: there is nothing to wait for
+            "queue": self._config.queue if model.most else 0,  # scaled to none: there is nothing to wait for
             "timeout_ms": model.timeout_ms,
             "default": model.is_default,
             "refusal": f"model {model.name} is set aside: {model.quarantine}" if model.quarantine else "",

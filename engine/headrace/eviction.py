@@ -11,6 +11,7 @@ def is_evictable(model: Model) -> bool:
         model.state is State.RESIDENT
         and not model.is_pinned
         and not model.in_flight
+        and not model.work.locked()
         and bool(model.replicas)
         and all(replica.state is State.RESIDENT for replica in model.replicas.values())
     )

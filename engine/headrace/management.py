@@ -227,6 +227,9 @@ class Management:
         place = await self._place(spec.path) if fetch.is_url(spec.path) else Place(spec.path)
         model = self._enter(place, spec.name, spec.path, spec.handler, spec.workers or 0, given, is_startup=True)
         model.timeout_ms = spec.timeout_ms or model.timeout_ms
+        if spec.max_workers is not None:
+            most = min(spec.max_workers, self._config.workers) if model.isolation == "shared" else spec.max_workers
+            model.most = max(model.least, most)
         return model
 
     async def _place(self, url: str) -> "Place":
@@ -288,7 +291,10 @@ class Management:
         if not name:
             raise InvalidModel(f"Model name is not defined. {url} has no manifest that does; give model_name")
         isolation = placement.isolation_of(seen, handler or None, config.isolation)
-        wanted = asked if asked > 0 else seen.replicas or config.workers_per_model or None
+        count = asked if asked > 0 else 0 if seen.replicas else config.workers_per_model
+        least, most = placement.replicas_of(
+            seen, (count, count) if count else None, is_startup, isolation, config.workers
+        )
         return self._registry.register(
             name,
             path,
@@ -297,22 +303,25 @@ class Management:
             options=dict(options or {}),
             described={**seen.described, **({"runtime": runtime} if runtime else {})},
             isolation=isolation,
-            wanted=placement.replicas_of(seen, wanted, is_startup, isolation, config.workers),
+            least=least,
+            most=most,
+            is_counted=bool(count or seen.replicas),
             timeout_ms=config.timeout_ms,
             is_pinned=seen.pinned,
             is_startup=is_startup,
         )
 
     async def _scale(self, model: Model, given: Parameters) -> Answer:
-        wanted = parameters.number(given, "min_worker", 1)
-        if wanted < 0:
+        least = parameters.number(given, "min_worker", 1)
+        most = parameters.number(given, "max_worker", least)
+        if least < 0:
             raise RequestError("min_worker cannot be less than 0.")
-        if parameters.number(given, "max_worker", wanted) < wanted:
+        if most < least:
             raise RequestError("max_worker cannot be less than min_worker.")
         if parameters.flag(given, "synchronous", False):
-            await self._deployment.scale(model, wanted)
+            await self._deployment.scale(model, least, most)
             return 200, {"status": "Workers scaled"}
-        self._in_background(self._deployment.scale(model, wanted))
+        self._in_background(self._deployment.scale(model, least, most))
         return 202, {"status": "Processing worker updates..."}
 
     def describe(self, model: Model) -> dict[str, Any]:
@@ -323,8 +332,8 @@ class Management:
             "modelUrl": model.url,
             **_shown(model, "engine"),
             "runtime": model.described.get("runtime", "python"),
-            "minWorkers": model.wanted,
-            "maxWorkers": model.wanted,
+            "minWorkers": model.least,
+            "maxWorkers": model.most,
             "batchSize": model.options.get("batch_size") or model.info.get("max_batch_size") or 1,
             "maxBatchDelay": model.options.get("batch_delay_ms", model.info.get("max_batch_delay_ms", 0)),
             "loadedAtStartup": model.is_startup,

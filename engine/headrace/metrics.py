@@ -195,6 +195,9 @@ class _Collector:
         counts = self.snapshot.counts
         loads = {(outcome,): count for outcome, count in counts.loads.items()}
         yield _family("headrace_loads_total", "loads that came to an end", loads, "outcome")
+        changes = {(change,): count for change, count in counts.replica_changes.items()}
+        help = "replicas that came or went because of the load"
+        yield _family("headrace_replica_changes_total", help, changes, "change")
         evictions = {(reason,): self.snapshot.memory[f"evictions_{reason}"] for reason in ("room", "over_budget")}
         help = "models evicted: to make room for another, or since the budget was exceeded"
         yield _family("headrace_evictions_total", help, evictions, "reason")

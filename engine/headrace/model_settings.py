@@ -29,7 +29,7 @@ class ModelSettings:
     dtype: Any
     shape: tuple[int, ...] | None
     isolation: str | None
-    replicas: int | None
+    replicas: tuple[int, int] | None  # least, most
     retry_members: bool
     pinned: bool
 
@@ -97,11 +97,18 @@ def _checked(key: str, value: Any, place: str, any_dtype: bool) -> Any:
         return None
     if not any_dtype and not is_right(value):
         raise ModelError(f"{place}: {key} = {value!r} is wrong; it must be {wanted}")
+    if key == "replicas":
+        return (value, value) if isinstance(value, int) else tuple(value)
     return tuple(value) if key == "shape" else value
 
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_range(value: Any) -> bool:
+    is_pair = isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_is_count, value))
+    return is_pair and bool(value[0] <= value[1])
 
 
 def _is_delay(value: Any) -> bool:
@@ -124,7 +131,10 @@ _CHECKS: dict[str, tuple[str, Any]] = {
     "dtype": ("the name of a numpy type, such as 'float32'", lambda value: isinstance(value, str)),
     "shape": ("a list of integers from 1 up, such as [64]", _is_shape),
     "isolation": ("'shared' or 'process'", lambda value: value in ("shared", "process")),
-    "replicas": ("an integer from 1 up", _is_count),
+    "replicas": (
+        "an integer from 1 up, or [least, most] such as [1, 4]",
+        lambda value: _is_count(value) or _is_range(value),
+    ),
     "pinned": ("true or false", lambda value: isinstance(value, bool)),
     "retry_members": ("true or false", lambda value: isinstance(value, bool)),
 }

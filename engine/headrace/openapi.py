@@ -131,8 +131,8 @@ def _management_paths() -> dict[str, Document]:
     ]
     scale = [
         name,
-        _parameter("min_worker", _NUMBER, "replicas; default 1"),
-        _parameter("max_worker", _NUMBER, "at least min_worker"),
+        _parameter("min_worker", _NUMBER, "least replicas; default 1"),
+        _parameter("max_worker", _NUMBER, "most replicas, which come and go with the load; default min_worker"),
         _parameter("number_gpu", _NUMBER, "accepted, without effect"),
         _parameter("timeout", _NUMBER, "accepted, without effect"),
         _parameter("synchronous", _FLAG, "whether the answer waits; default false"),

@@ -3,8 +3,9 @@
     shared    many models in a worker: native models, unless they or HEADRACE_ISOLATION say otherwise
     process   a model has its workers to itself, forked when it is loaded and ended when it is unloaded
 
-Models given at start-up get a replica on every shared worker, or as many dedicated workers; models loaded by API get
-one replica, or the number asked for.
+Models given at start-up get a replica on every shared worker, or as many dedicated workers. Models loaded by API get
+the number asked for, else what their settings say; else those that share workers begin with one and follow their load,
+and one with a process of its own keeps to one.
 """
 
 from collections.abc import Collection, Mapping
@@ -23,15 +24,23 @@ def isolation_of(artifact: Artifact, handler: str | None, configured: str) -> st
     return artifact.isolation or ("shared" if artifact.is_native and handler is None else "process")
 
 
-def replicas_of(artifact: Artifact, asked: int | None, is_startup: bool, isolation: str, shared_workers: int) -> int:
-    """How many replicas a model gets, at least 1. asked: for `initial_workers` or the like of a registration."""
-    wanted = asked or artifact.replicas or (shared_workers if is_startup else 1)
-    return min(wanted, shared_workers) if isolation == "shared" else wanted
+def replicas_of(
+    artifact: Artifact, asked: tuple[int, int] | None, is_startup: bool, isolation: str, shared_workers: int
+) -> tuple[int, int]:
+    """(least, most) replicas of a model, 1 or more. asked: for `initial_workers` or the like of a registration."""
+    least = shared_workers if is_startup else 1
+    least, most = asked or artifact.replicas or (least, max(least, shared_workers if isolation == "shared" else 1))
+    return (min(least, shared_workers), min(most, shared_workers)) if isolation == "shared" else (least, most)
 
 
 def choose_shared(count: int, model_counts: Mapping[int, int]) -> list[int]:
     """The *count* shared workers with the fewest models, ascending; model_counts: worker -> models it has."""
     return sorted(sorted(model_counts, key=lambda worker: (model_counts[worker], worker))[:count])
+
+
+def choose_to_leave(workers: Collection[int], model_counts: Mapping[int, int]) -> int:
+    """Of the workers that have a replica the one that is to give it up: with the most models, then the last."""
+    return max(workers, key=lambda worker: (model_counts[worker], worker))
 
 
 def free_index(taken: Collection[int], first: int, limit: int) -> int:

@@ -50,7 +50,8 @@ class Model:
     """url: as it was given; path: where it is; directory: of its files, to which an archive is unpacked; options: for
     the worker's loader; index: its number in every process; described: of its manifest, for whoever asks about it.
 
-    isolation: "shared" or "process"; wanted: replicas asked for; replicas: worker index -> Replica; is_routed:
+    isolation: "shared" or "process"; least, most: replicas that it is to have, as its load demands; is_counted:
+    somebody asked for them, so that what its class says counts nothing; replicas: worker index -> Replica; is_routed:
     frontends know it; reason: of a failure, an eviction, or a load that was refused; is_pinned: never evicted.
     used_ns: its latest request, loaded_ns: the end of its last load (CLOCK_MONOTONIC; 0: none yet); in_flight: requests
     under way when frontends were last asked; needs_bytes: what a replica took when it was loaded last (0: not known);
@@ -68,7 +69,9 @@ class Model:
     options: dict[str, Any] = field(default_factory=dict)
     described: dict[str, str] = field(default_factory=dict)
     isolation: str = "shared"
-    wanted: int = 1
+    least: int = 1
+    most: int = 1
+    is_counted: bool = False
     timeout_ms: int = 60_000
     is_startup: bool = False
     is_default: bool = False

@@ -288,6 +288,7 @@ def _models(file: ServerFile, dialect: Dialect, key: str, value: str) -> None:
 # (TorchServe's word, field of ModelSpec, factor); response times are in seconds there.
 _MODEL_WORDS = (
     ("minWorkers", "workers", 1),
+    ("maxWorkers", "max_workers", 1),
     ("batchSize", "batch_size", 1),
     ("maxBatchDelay", "batch_delay_ms", 1),
     ("responseTimeout", "timeout_ms", 1000),

@@ -124,7 +124,9 @@ class Supervisor:
 
     async def run(self) -> int:
         """Start, serve, drain; returns the exit status."""
-        watches = [asyncio.create_task(it.run()) for it in (self._watchdog, self._health, self._deployment.admission)]
+        deployment = self._deployment
+        watched = (self._watchdog, self._health, deployment.admission, deployment.scaling)
+        watches = [asyncio.create_task(it.run()) for it in watched]
         for watch in watches:
             guard(watch, self._fail)
         try:

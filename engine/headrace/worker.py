@@ -19,6 +19,7 @@ from headrace.compression import Codings
 from headrace.config import Config
 from headrace.control import Channel, Message, close_descriptors
 from headrace.last_errors import Reporter
+from headrace.native import NativeServable
 from headrace.weight_store import Store
 
 # A full collection over thousands of models takes tens of ms, so none comes by itself before so many of the middle
@@ -149,7 +150,9 @@ class Worker:
             info={
                 "max_batch_size": servable.max_batch_size,
                 "max_batch_delay_ms": servable.max_batch_delay_ns // 1_000_000,
+                "gathers": servable.max_batch_delay_ns > 0 or servable.tuner is not None,
                 "pinned": servable.is_pinned,
+                "replicas": servable.settings.replicas if isinstance(servable, NativeServable) else None,
             },
             grown_bytes=grown,
             mapped_bytes=store.mapped_bytes if store is not None else 0,

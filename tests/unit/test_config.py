@@ -118,7 +118,7 @@ def test_each_knob_can_be_set_by_its_variable_and_shows_as_it_is_written(name):
         "token_scope": "all",
         "log_level": "WARNING",
         "log_format": "json",
-    }.get(name, "9s" if name.endswith(("timeout_ms", "resident_ms")) else "9")
+    }.get(name, "9s" if name.endswith(("timeout_ms", "resident_ms", "idle_ms")) else "9")
     variable = config.KNOBS[name].metadata["variable"]
     settings = load(**{variable: text})
     assert config.show(name, getattr(settings.config, name)) == text

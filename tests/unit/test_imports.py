@@ -31,7 +31,7 @@ SIDES = {
     "supervisor": (
         "supervisor watchdog children deployment fetch listeners management nursery openapi parameters frontends "
         "workers registry placement artifact archives health quarantine access budget admission eviction history "
-        "lifeline warden scrape explain overview shared_weights console",
+        "lifeline warden scrape scaling explain overview shared_weights console",
         "roots loops supervisor",
         MODEL_LIBRARIES,
     ),

@@ -174,7 +174,7 @@ def test_settings_file_overrides_the_class(tmp_path):
     from headrace import Model
 
     settings = ModelSettings.of(Model, tmp_path)
-    assert settings == ModelSettings(None, None, None, None, "int64", (3, 4), "process", 2, False, True)
+    assert settings == ModelSettings(None, None, None, None, "int64", (3, 4), "process", (2, 2), False, True)
     assert read_settings(tmp_path)["isolation"] == "process"
 
 

@@ -274,6 +274,51 @@ def test_an_asynchronous_failure_stays_to_be_seen_and_gives_way(run: Callable[..
     run(script)
 
 
+def test_a_replica_that_follows_load_evicts_nobody(run: Callable[..., None]) -> None:
+    async def script(server: Server) -> None:
+        await server.ask("POST", "/models", "url=a&model_name=a")
+        model, deployment = server.registry.get("a"), server.deployment
+        assert (model.least, model.most) == (1, 2)
+        del server.told[:]
+        model.needs_bytes = deployment.admission.budget.free_bytes  # it would fit, and leave nothing to spare
+        assert await deployment.add_replica(model, "it is hot")
+        assert (server.told, model.residents()) == ([], [0])
+        model.needs_bytes = 1000
+        assert await deployment.add_replica(model, "it is hot")
+        assert model.residents() == [0, 1]
+        assert server.told == ["worker 1 load", "frontend route a [0, 1]"]
+        assert await deployment.drop_replica(model, "it is cold")
+        assert (server.told[2:], model.residents()) == (["frontend route a [0]", "worker 1 unload"], [0])
+        assert [(record["event"], record["reason"]) for record in deployment.history.records("a")] == [
+            ("loaded", "registered"),
+            ("replica_added", "it is hot"),
+            ("replica_removed", "it is cold"),
+        ]
+
+    run(script)
+
+
+def test_an_unload_waits_for_a_replica_that_comes_by_load(run: Callable[..., None]) -> None:
+    async def script(server: Server) -> None:
+        await server.ask("POST", "/models", "url=slow&model_name=slow")
+        model = server.registry.get("slow")
+        server.gate.clear()
+        growing = asyncio.ensure_future(server.deployment.add_replica(model, "it is hot"))
+        while "worker 1 load" not in server.told:
+            await asyncio.sleep(0)
+        unloading = asyncio.ensure_future(server.ask("DELETE", "/models/slow"))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not unloading.done()
+        server.gate.set()
+        assert (await unloading)[0] == 200
+        await growing
+        assert server.told.count("worker 1 unload") == 1
+        assert [record["event"] for record in server.deployment.history.records("slow")] == ["loaded", "unloaded"]
+
+    run(script)
+
+
 def test_scaling_up_and_down(run: Callable[..., None]) -> None:
     async def script(server: Server) -> None:
         await server.ask("POST", "/models", "url=a&model_name=a")

@@ -68,6 +68,19 @@ def test_bad_value_is_named_with_file_key_and_allowed_form(tmp_path, toml, messa
         read_settings(tmp_path)
 
 
+@pytest.mark.parametrize(("toml", "replicas"), [("replicas = 3", (3, 3)), ("replicas = [1, 4]", (1, 4)), ("", None)])
+def test_replicas_are_a_number_or_a_range(settings, toml, replicas):
+    assert settings(Model, toml).replicas == replicas
+    assert settings(type("Own", (Model,), {"replicas": [2, 3]}), toml).replicas == (replicas or (2, 3))
+
+
+@pytest.mark.parametrize("wrong", ["0", "[4, 1]", "[1]", "[0, 2]", "[1, 2, 3]", "true", "[1, true]", '"2"'])
+def test_replicas_that_make_no_sense(tmp_path, wrong):
+    (tmp_path / "headrace.toml").write_text(f"replicas = {wrong}")
+    with pytest.raises(ModelError, match=r"must be an integer from 1 up, or \[least, most\] such as \[1, 4\]"):
+        read_settings(tmp_path)
+
+
 def test_class_that_contradicts_itself_is_named(settings):
     with pytest.raises(ModelError, match="class Both: target_latency_ms = 5 and max_batch_delay_ms = 1 exclude"):
         settings(type("Both", (Model,), {"target_latency_ms": 5, "max_batch_delay_ms": 1}), "")

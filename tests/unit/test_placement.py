@@ -34,18 +34,25 @@ def test_isolation(seen: Artifact, handler: str | None, configured: str, expecte
 @pytest.mark.parametrize(
     ("asked", "own", "is_startup", "isolation", "expected"),
     [
-        (None, None, True, "shared", 4),  # every shared worker
-        (None, None, True, "process", 4),
-        (None, None, False, "shared", 1),
-        (None, None, False, "process", 1),
-        (None, 2, True, "shared", 2),
-        (None, 2, False, "shared", 2),
-        (3, 2, False, "shared", 3),
-        (9, None, False, "shared", 4),  # there are no more
-        (9, None, False, "process", 9),
+        (None, None, True, "shared", (4, 4)),  # every shared worker
+        (None, None, True, "process", (4, 4)),
+        (None, None, False, "shared", (1, 4)),  # as its load demands
+        (None, None, False, "process", (1, 1)),
+        (None, (2, 2), True, "shared", (2, 2)),
+        (None, (2, 3), False, "shared", (2, 3)),
+        (None, (1, 9), False, "process", (1, 9)),
+        ((3, 3), (2, 2), False, "shared", (3, 3)),
+        ((9, 9), None, False, "shared", (4, 4)),  # there are no more
+        ((9, 9), None, False, "process", (9, 9)),
     ],
 )
-def test_replicas(asked: int | None, own: int | None, is_startup: bool, isolation: str, expected: int) -> None:
+def test_replicas(
+    asked: tuple[int, int] | None,
+    own: tuple[int, int] | None,
+    is_startup: bool,
+    isolation: str,
+    expected: tuple[int, int],
+) -> None:
     seen = Artifact(True, None, replicas=own)
     assert placement.replicas_of(seen, asked, is_startup, isolation, shared_workers=4) == expected
 
@@ -56,6 +63,11 @@ def test_the_emptiest_workers_are_chosen() -> None:
     assert placement.choose_shared(2, counts) == [1, 2]
     assert placement.choose_shared(3, counts) == [1, 2, 3]
     assert placement.choose_shared(9, counts) == [0, 1, 2, 3]
+
+
+def test_the_fullest_worker_gives_up_its_replica() -> None:
+    assert placement.choose_to_leave([0, 1, 2], {0: 3, 1: 5, 2: 1}) == 1
+    assert placement.choose_to_leave([0, 1], {0: 3, 1: 3}) == 1
 
 
 def test_models_loaded_one_by_one_spread_evenly() -> None:
@@ -102,7 +114,7 @@ def test_a_look_at_a_directory(tmp_path: Path, files: dict[str, str], expected: 
 
 def test_settings_are_seen(tmp_path: Path) -> None:
     path = write(tmp_path, {"model.py": "import headrace", "headrace.toml": 'isolation = "process"\nreplicas = 3\n'})
-    assert artifact.look(path) == Artifact(True, None, "process", 3)
+    assert artifact.look(path) == Artifact(True, None, "process", (3, 3))
 
 
 def test_settings_that_make_no_sense_are_an_error(tmp_path: Path) -> None:

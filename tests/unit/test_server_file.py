@@ -119,7 +119,7 @@ def test_torchserve_s_models():
     text += '"maxWorkers": 2, "batchSize": 4, "maxBatchDelay": 50, "responseTimeout": 3}}}'
     file = read(TORCHSERVE, models=text)
     completed = file.complete(ModelSpec("m", "/m"))
-    assert completed == ModelSpec("m", "/m", None, workers=1, batch_size=4, batch_delay_ms=50, timeout_ms=3000)
+    assert completed == ModelSpec("m", "/m", None, 1, 2, batch_size=4, batch_delay_ms=50, timeout_ms=3000)
     assert file.complete(ModelSpec("other", "/m")) == ModelSpec("other", "/m")
     for broken in ("[]", "{", '{"m": 1}', '{"m": {}}', '{"m": {"1.0": {"batchSize": "x"}}}'):
         with pytest.raises(ConfigError, match="models="):

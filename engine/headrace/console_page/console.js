@@ -177,7 +177,7 @@ function drawModels(seen, now) {
     return el("tr", {},
       el("td", { className: "name" }, el("button", { type: "button", textContent: model.name, onclick: () => select(model.name) })),
       el("td", {}, el("span", { className: `pill ${kinds[model.status] ?? ""}`, textContent: model.status })),
-      number(`${model.workers.length}/${model.wanted}`), number(model.charge_bytes ? size(model.charge_bytes) : "–"),
+      number(`${model.workers.length}/${model.most}`), number(model.charge_bytes ? size(model.charge_bytes) : "–"),
       number(now?.requests.has(model.name) ? rate(now.requests.get(model.name)) : "–"),
       number(now?.errors.has(model.name) ? rate(now.errors.get(model.name)) : "–"),
       number(seconds(quantile(times, 0.5))), number(seconds(quantile(times, 0.99))), number(seconds(model.idle_s)),
