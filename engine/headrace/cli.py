@@ -1,6 +1,6 @@
 """The `headrace` command. Nothing heavy is imported before it is known to be needed.
 
-Exit codes are errors.Exit: 0 all well, 1 the server could not boot, 2 usage or settings (then nothing was started).
+Exit codes of `serve` are errors.Exit: 0 all well, 1 the server could not boot, 2 usage or settings (nothing started).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands, with one flag per setting. `run` of what it gives does the command."""
     import argparse
 
-    from headrace import client_commands
+    from headrace import bench_command, client_commands
 
     parser = argparse.ArgumentParser(
         "headrace", description="Serves Python models over HTTP, from shared memory.", allow_abbrev=False
@@ -90,6 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_knobs(serve)
     serve.set_defaults(run=_serve)
     client_commands.add(commands)
+    bench_command.add(commands)
     return parser
 
 

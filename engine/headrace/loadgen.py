@@ -51,6 +51,10 @@ class LoadError(Exception):
     """A plan that cannot be carried out; the text says why and what would do."""
 
 
+class NoConnection(LoadError):
+    """Nobody takes a connection at the start."""
+
+
 @dataclass(frozen=True)
 class Request:
     """One kind of request, drawn in proportion to its weight (> 0).
@@ -206,7 +210,7 @@ def run(plan: Plan, on_interval: Callable[[Interval], None] | None = None, inter
     """Carry out the plan. on_interval: told of each interval of the timeline when it is over.
 
     An interrupt (SIGINT) ends the run early, with a report of what there is by then. Raises LoadError for a plan that
-    cannot be, or when no connection can be made at the start; afterwards, connections are tried again for as long as
+    cannot be, NoConnection when none can be made at the start; afterwards, connections are tried again for as long as
     it lasts.
     """
     load = _prepare(plan)
@@ -236,7 +240,7 @@ def run(plan: Plan, on_interval: Callable[[Interval], None] | None = None, inter
             if load.counts()["elapsed_ns"] - before["elapsed_ns"] >= interval_s * 1e9:
                 close_interval()
     except ConnectionError as error:
-        raise LoadError(f"{plan.url}: no connection: {error.strerror}; is the server running there?") from None
+        raise NoConnection(f"{plan.url}: no connection: {error.strerror}; is the server running there?") from None
     except KeyboardInterrupt:
         is_interrupted = True
     close_interval()
@@ -346,7 +350,7 @@ def _address(url: str, host: str, port: int, timeout_s: float) -> tuple[int, str
         with socket.create_connection((host, port), timeout=min(timeout_s, 10.0)) as probe:
             return probe.family, str(probe.getpeername()[0])
     except OSError as error:
-        raise LoadError(f"{url}: no connection: {error.strerror or error}; is the server running there?") from None
+        raise NoConnection(f"{url}: no connection: {error.strerror or error}; is the server running there?") from None
 
 
 def _raise_file_limit(connections: int) -> None:

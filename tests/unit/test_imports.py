@@ -36,12 +36,12 @@ SIDES = {
         MODEL_LIBRARIES,
     ),
     "commands": (
-        "cli __main__ model_server server_file properties example startup_models settings_table client client_commands",
+        "cli __main__ model_server server_file properties example startup_models settings_table client_commands",
         "roots supervisor clients commands",
         MODEL_LIBRARIES,
     ),
     "clients": (
-        "loadgen",
+        "loadgen client bench_command",
         "roots clients",
         "scipy pandas sklearn torch tensorflow xgboost joblib",
     ),
