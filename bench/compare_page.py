@@ -17,11 +17,11 @@ Rendered from `bench/results/peers.json` by `python -m bench.compare_page`; `mak
 in a virtual environment of its own under `build/peers`), measures and renders.
 
 *echo* sends 64 bytes of JSON back. *mlp* takes 2.6 KB of JSON (256 numbers) through a network of 256x256x10 in numpy.
-*tensor* takes 602,240 bytes of npy and answers their mean. Every server runs the functions of `bench/work.py`, with one
-worker a model. Load is a closed loop of wrk with one thread **on the same CPUs as the server**; a server is started
-afresh each round and warmed up, its answers are checked before and after the load. CPU is user and system time of the
-server's whole tree; memory (PSS) is that of the tree with all models loaded. *bare* (uvloop) and *floor* (C, epoll) are
-yardsticks that do no work and answer a constant.
+*tensor* takes 602,240 bytes of npy and answers their mean. Every server runs the functions of `bench/work.py`, set up
+as the table at the end says; Headrace with one worker a model and one frontend. Load is a closed loop of wrk with one
+thread **on the same CPUs as the server**; a server is started afresh each round and warmed up, its answers are checked
+before and after the load. CPU is user and system time of the server's whole tree; memory (PSS) is that of the tree with
+all models loaded. *bare* (uvloop) and *floor* (C, epoll) are yardsticks that do no work and answer a constant.
 """
 
 
@@ -34,8 +34,9 @@ def render(result: dict[str, Any]) -> str:
     parts = [
         INTRODUCTION,
         f"{environment['cpu']}, {environment['cpus']} CPUs, {environment['system']}, Python {environment['python']}, "
-        f"wrk {environment['wrk']}, commit {(environment['commit'] or 'unknown')[:12]}. Median of {spread} rounds of "
-        f"{settings['seconds']} s (lowest..highest). Command: `{' '.join(environment['command'])}`.",
+        f"wrk {environment['wrk']}, commit {(environment['commit'] or 'unknown')[:12]}; "
+        f"load average before the first round {environment['load_average']:.1f}. Median of {spread} rounds "
+        f"of {settings['seconds']} s (lowest..highest). Command: `{' '.join(environment['command'])}`.",
         "## Against the best rival\n\n" + _ratios(rows),
     ]
     for scenario, connections in settings["points"]:

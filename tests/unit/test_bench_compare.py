@@ -49,7 +49,7 @@ def test_wrong_words_are_named(words, capsys):
 def test_the_page_has_ours_over_the_best_rival_of_each_figure():
     kinds = ("cpu", "system", "python", "wrk")
     result = {
-        "environment": {**dict.fromkeys(kinds, "x"), "cpus": 2, "commit": None, "command": []},
+        "environment": {**dict.fromkeys(kinds, "x"), "cpus": 2, "load_average": 0.5, "commit": None, "command": []},
         "settings": {"seconds": 2, "points": [["echo", 64]], "peers": {"m": {"version": "1", "settings": "as is"}}},
         "absent": {"gone": "java is not here"},
         "runs": [run("headrace", 1, 900.0, 50, 5.0), run("m", 1, 100.0), run("n", 1, 50.0, 25), run("floor", 1, 9e9)],
