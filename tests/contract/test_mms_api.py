@@ -3,6 +3,7 @@
 import json
 import re
 import urllib.parse
+import zipfile
 
 import pytest
 from openapi_spec_validator import validate
@@ -187,6 +188,32 @@ def test_register_by_query_json_or_form(api, body, kind):
 )
 def test_what_is_not_registered(api, query, status, kind):
     assert error(api.manage("POST", f"/models?{query}")) == (status, kind)
+    assert api.manage("GET", "/models/x").status == 404
+
+
+@pytest.mark.parametrize("query", ["batch_size=many&max_batch_delay=x", "initial_workers=&response_timeout=soon"])
+def test_a_number_in_the_query_that_does_not_parse_means_the_default(api, query):
+    assert api.manage("POST", f"/models?url=mirror&model_name=d&{query}").status == 200
+    document = api.manage("GET", "/models/d").json()
+    assert (document["batchSize"], document["maxBatchDelay"]) == (1, 100)
+    assert api.manage("PUT", "/models/d?min_worker=1&number_gpu=1&timeout=5&synchronous=true").status == 200
+    assert api.manage("DELETE", "/models/d").status == 200
+
+
+@pytest.mark.parametrize("suffix", ["mar", "zip", "of-any-name"])
+def test_an_archive_of_any_suffix(api, store, suffix):
+    with zipfile.ZipFile(store / f"packed.{suffix}", "w") as archive:
+        for file in (store / "mirror").rglob("*"):
+            archive.write(file, file.relative_to(store / "mirror"))
+    assert api.manage("POST", f"/models?url=packed.{suffix}&model_name=p").status == 200
+    assert mirrored(api.infer("POST", "/predictions/p", b"x"))
+    assert api.manage("DELETE", "/models/p").status == 200
+
+
+def test_a_manifest_that_is_not_json(api, store):
+    (store / "spoilt" / "MAR-INF").mkdir(parents=True)
+    (store / "spoilt" / "MAR-INF" / "MANIFEST.json").write_text("{")
+    assert error(api.manage("POST", "/models?url=spoilt&model_name=x")) == (400, "InvalidModelException")
     assert api.manage("GET", "/models/x").status == 404
 
 
