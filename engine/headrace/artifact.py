@@ -1,5 +1,6 @@
 """A cheap look at a model's files, running none of its code: what placement and registration need to know."""
 
+import ast
 import contextlib
 import os
 import zipfile
@@ -20,8 +21,8 @@ READ_MAX = manifest.BYTES_MAX + 1  # bytes of a file that are looked at
 class Artifact:
     """is_native: has a model.py of ours and no manifest (False when in doubt); model_name: the manifest's, else None.
 
-    isolation, replicas (least, most), pinned: what the model's headrace.toml says, else None or False; described: what
-    the manifest says that a description of the model shows.
+    isolation, replicas (least, most), pinned: what the model's headrace.toml says, else None or False; where it says
+    nothing of isolation, what its class does. described: what the manifest says that a description of the model shows.
     """
 
     is_native: bool
@@ -83,11 +84,29 @@ def _artifact(read: Callable[[str], bytes | None], path: str) -> Artifact:
     return Artifact(
         is_native,
         manifest.model_name(found),
-        settings.get("isolation"),
+        settings.get("isolation") or (_declared_isolation(source or b"") if is_native else None),
         settings.get("replicas"),
         settings.get("pinned", False),
         manifest.described(found),
     )
+
+
+def _declared_isolation(source: bytes) -> str | None:
+    """What a class of model.py says of its isolation, as a plain string: placement comes before any of the code."""
+    if b"isolation" not in source:
+        return None
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None  # the load will say so
+    for model in (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
+        for statement in model.body:
+            if isinstance(statement, (ast.Assign, ast.AnnAssign)) and isinstance(statement.value, ast.Constant):
+                targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+                names = [target.id for target in targets if isinstance(target, ast.Name)]
+                if "isolation" in names and statement.value.value in ("shared", "process"):
+                    return str(statement.value.value)
+    return None
 
 
 def _head(path: Path) -> bytes | None:

@@ -17,7 +17,7 @@ from headrace.errors import Overloaded
 def isolation_of(artifact: Artifact, handler: str | None, configured: str) -> str:
     """`shared` or `process`. handler: named at registration; configured: HEADRACE_ISOLATION.
 
-    What the model's headrace.toml says beats `auto` only.
+    What the model says, in its headrace.toml or its class, beats `auto` only.
     """
     if configured != "auto":
         return configured

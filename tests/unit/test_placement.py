@@ -122,6 +122,26 @@ def test_settings_that_make_no_sense_are_an_error(tmp_path: Path) -> None:
         artifact.look(write(tmp_path, {"headrace.toml": "replicas = 0"}))
 
 
+CLASS = "from headrace import Model\nclass M(Model):\n    {}\n"
+
+
+@pytest.mark.parametrize(
+    ("statement", "toml", "isolation"),
+    [
+        ('isolation = "process"', None, "process"),
+        ('isolation: str = "shared"', None, "shared"),
+        ('isolation = "process"', 'isolation = "shared"', "shared"),  # the file overrides the class
+        ('isolation = "elsewhere"', None, None),  # which the load refuses
+        ("isolation = chosen()", None, None),
+        ("isolation = (", None, None),  # no Python
+        ('"""about isolation"""', None, None),
+    ],
+)
+def test_isolation_that_a_class_declares(tmp_path, statement, toml, isolation):
+    files = {"model.py": CLASS.format(statement)} | ({} if toml is None else {"headrace.toml": toml})
+    assert artifact.look(write(tmp_path, files)).isolation == isolation
+
+
 def test_a_look_into_an_archive(tmp_path: Path) -> None:
     path = tmp_path / "noop.mar"
     with zipfile.ZipFile(path, "w") as archive:
