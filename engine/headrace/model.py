@@ -50,9 +50,7 @@ class Model:
     target_latency_ms: float | None = None  # instead of a fixed delay: size and wait are tuned to hold this p99
     dtype: Any = "float32"  # of predict()'s input
     shape: Sequence[int] | None = None  # of one row of it; None: any, checked by predict()
-    isolation: str | None = (
-        None  # "shared" or "process", a plain string, read before the code; None: the server's
-    )
+    isolation: str | None = None  # "shared" or "process", a plain string, read before the code; None: the server's
     replicas: int | Sequence[int] | None = None  # a number, or [least, most] to follow load; None: the server's
     pinned: bool = False  # never evicted to make room for another
     retry_members: bool = True  # run a batch that raised again, member by member, so that only the culprit fails
