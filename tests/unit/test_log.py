@@ -104,12 +104,12 @@ def test_levels_below_the_chosen_one_are_silent(lines):
 @pytest.mark.parametrize("form", log.FORMATS)
 def test_a_library_record_looks_like_ours(lines, form):
     log.configure("INFO", form, "p", lines.fd)
-    logging.getLogger("some.library").warning("lost %d\nof %d", 1, 2)
+    logging.getLogger("some.package").warning("lost %d\nof %d", 1, 2)
     (line,) = lines()
     if form == "json":
-        assert (json.loads(line)["logger"], json.loads(line)["message"]) == ("some.library", "lost 1\nof 2")
+        assert (json.loads(line)["logger"], json.loads(line)["message"]) == ("some.package", "lost 1\nof 2")
     else:
-        assert line.split(" ", 2)[2] == 'p log logger=some.library message="lost 1\\nof 2"'
+        assert line.split(" ", 2)[2] == 'p log logger=some.package message="lost 1\\nof 2"'
 
 
 def test_python_warnings_come_out_as_lines(lines):
