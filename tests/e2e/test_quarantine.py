@@ -4,14 +4,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Serve, wait_until, write_model
+from conftest import ECHO, Serve, wait_until, write_model
 
-ECHO = """
-from headrace import Model
-class Echo(Model):
-    def handle(self, requests):
-        return [bytes(request.body) for request in requests]
-"""
 # Dies of a request "die", in the way that the file beside it says; with `at_load` there, of being loaded.
 DEADLY = """
 import ctypes, os, signal
