@@ -4,6 +4,7 @@ entry: Python source that starts the toolkit, whose configuration file goes to C
 process 1 of a namespace: toolkits take whichever process of the machine bears the mark of a server for theirs.
 """
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -79,6 +80,23 @@ class Container:
         assert alive == [], self.out.read_text()
         assert " stopped" in self.out.read_text(), "the server was not asked to end, or did not do so by itself"
         return status
+
+
+@contextlib.contextmanager
+def containers(directory, entry, **common):
+    """start(**environment) makes a Container, with *common* in its environment too. At the end each that still runs is
+    asked to end, and must do so with status 0."""
+    started = []
+
+    def start(**environment):
+        started.append(Container(directory, entry, **common, **environment))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.process.poll() is None:
+            status = one.stop()
+            assert status == 0, one.out.read_text()
 
 
 def _catches_sigterm(pid):

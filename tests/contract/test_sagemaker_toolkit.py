@@ -7,7 +7,7 @@ import sysconfig
 
 import pytest
 
-from tests.contract.container import Container
+from tests.contract.container import containers
 from tests.e2e.conftest import WATCHDOG_S
 
 pytestmark = pytest.mark.skipif(
@@ -34,17 +34,8 @@ HELPER = "class Failure(Exception):\n    pass\n"
 
 @pytest.fixture
 def container(tmp_path):
-    started = []
-
-    def start(**environment):
-        started.append(Container(tmp_path, ENTRY, **environment))
-        return started[-1]
-
-    yield start
-    for one in started:
-        if one.process.poll() is None:
-            status = one.stop()
-            assert status == 0, one.out.read_text()
+    with containers(tmp_path, ENTRY) as start:
+        yield start
 
 
 def write_model(directory, factor, code="code"):

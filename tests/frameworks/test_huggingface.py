@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.contract.container import Container
+from tests.contract.container import containers
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("sagemaker_huggingface_inference_toolkit") is None,
@@ -42,17 +42,8 @@ SEND = {"content_type": "application/json"}
 
 @pytest.fixture
 def container(tmp_path):
-    started = []
-
-    def start(**environment):
-        started.append(Container(tmp_path, ENTRY, HF_TASK="text-classification", HF_HUB_OFFLINE="1", **environment))
-        return started[-1]
-
-    yield start
-    for one in started:
-        if one.process.poll() is None:
-            status = one.stop()
-            assert status == 0, one.out.read_text()
+    with containers(tmp_path, ENTRY, HF_TASK="text-classification", HF_HUB_OFFLINE="1") as start:
+        yield start
 
 
 def make_model(directory, labels):

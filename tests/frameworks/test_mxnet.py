@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.contract.container import Container
+from tests.contract.container import containers
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("sagemaker_mxnet_serving_container") is None,
@@ -45,17 +45,8 @@ SEND = {"content_type": "application/json"}
 
 @pytest.fixture
 def container(tmp_path):
-    started = []
-
-    def start(**environment):
-        started.append(Container(tmp_path, ENTRY, **environment))
-        return started[-1]
-
-    yield start
-    for one in started:
-        if one.process.poll() is None:
-            status = one.stop()
-            assert status == 0, one.out.read_text()
+    with containers(tmp_path, ENTRY) as start:
+        yield start
 
 
 def test_module_with_the_defaults(container, tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.container import Container
+from tests.contract.container import containers
 
 TOOLKIT = Path(sys.prefix, "pytorch-toolkit")
 pytestmark = pytest.mark.skipif(
@@ -43,17 +43,8 @@ SEND = {"content_type": "application/json"}
 
 @pytest.fixture
 def container(tmp_path):
-    started = []
-
-    def start(**environment):
-        started.append(Container(tmp_path, ENTRY, PYTHONPATH=str(TOOLKIT), **environment))
-        return started[-1]
-
-    yield start
-    for one in started:
-        if one.process.poll() is None:
-            status = one.stop()
-            assert status == 0, one.out.read_text()
+    with containers(tmp_path, ENTRY, PYTHONPATH=str(TOOLKIT)) as start:
+        yield start
 
 
 def make_model(directory, factor, code=None):
