@@ -18,6 +18,7 @@ cdef class ModelQueue:
     cdef object servable
     cdef object waiting
     cdef uint64_t waiting_bytes  # of bodies
+    cdef Py_ssize_t lone  # of those that wait, how many are to run alone
     cdef uint32_t model
     cdef Py_ssize_t most
     cdef uint64_t most_bytes
@@ -43,6 +44,7 @@ cdef class ModelQueue:
         cdef uint64_t arrival = request.entry.arrival_ns
         self.waiting.append(request)
         self.waiting_bytes += request.entry.body_length
+        self.lone += request.entry.flags & SUBMIT_ALONE
         if self.tuner is not None:
             # Rings are looked into after a batch, so what came during it is seen when it has ended.
             if 0 < self.unasked_ns < arrival:
@@ -55,9 +57,12 @@ cdef class ModelQueue:
         return 0
 
     cdef uint64_t due(self):
-        """When the next batch is to be formed of what waits; 0 for now."""
+        """When the next batch is to be formed of what waits; 0 for now.
+
+        Whoever runs alone is given no company, so neither it nor those before it, who will not have more either, wait for any.
+        """
         cdef Py_ssize_t count = len(self.waiting)
-        if count >= self.crowd or self.waiting_bytes >= self.most_bytes:
+        if count >= self.crowd or self.waiting_bytes >= self.most_bytes or self.lone:
             return 0
         cdef uint64_t due = (<Request>self.waiting[0]).entry.arrival_ns + self.delay_ns
         if self.linger_ns:
@@ -67,6 +72,7 @@ cdef class ModelQueue:
     cdef Request pop(self):
         cdef Request request = self.waiting.popleft()
         self.waiting_bytes -= request.entry.body_length
+        self.lone -= request.entry.flags & SUBMIT_ALONE
         return request
 
     cdef int begin(self, list batch, Py_ssize_t depth, uint64_t now) except -1:

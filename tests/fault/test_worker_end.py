@@ -101,9 +101,9 @@ class FrontendEnd:
         start = ARENA_OFFSET + completion.slot * CAPACITY + completion.body_offset
         return self.memory[start : start + completion.body_length]
 
-    def run(self) -> list[bytes]:
+    def run(self, heed_control: bool = False) -> list[bytes]:
         """Runs one batch of an echo; the bodies that the model saw."""
-        batch = self.port.next_batch(False)
+        batch = self.port.next_batch(heed_control)
         if batch is None:
             return []
         seen = []
@@ -206,6 +206,15 @@ def test_should_run_a_suspect_alone(end):
         end.submit(slot, b"%d" % slot, flags=flags)
     batches = [end.run() for _ in range(6)]
     assert batches == [[b"0", b"1"], [b"2"], [b"3"], [b"4"], [b"5"], [b"6"]]
+
+
+def test_should_have_nobody_wait_for_company_where_a_suspect_is_to_run(end):
+    """A redelivered request waited for the delay of its model's batches once more, for a batch of one."""
+    end.servable.max_batch_delay_ns = 3_600_000_000_000
+    end.port.serve(1, end.servable)
+    for slot, flags in enumerate([0, 0, 1, 1]):
+        end.submit(slot, b"%d" % slot, flags=flags)
+    assert [end.run(heed_control=True) for _ in range(3)] == [[b"0", b"1"], [b"2"], [b"3"]]
 
 
 def need_room(end: FrontendEnd, slot: int = 0) -> None:
