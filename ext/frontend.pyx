@@ -6,14 +6,18 @@
 A small request is copied once, out of the read buffer into its slot; what remains of a larger body is received by the kernel
 in the slot itself. An answer is sent from the slot where the worker left it.
 
-One extension module in six files, since its classes call each other for every request:
+One extension module in ten files, since its classes call each other for every request:
 
     tally.pxi        what is counted of each model's requests
     exchange.pxi     one request and its answer, the models that requests may name
     slots.pxi        who holds which slot
-    connection.pxi   bytes in, bytes out
+    targets.pxi      what paths mean
+    sender.pxi       a connection's answers in order, bytes out
+    intake.pxi       what becomes of its requests
+    connection.pxi   bytes in, and what its transport calls
     dispatch.pxi     requests to workers, answers from them, turns of the loop
-    frontend.pyx     what the supervisor says, what paths mean, what happens a few times a second
+    routes.pxi       which models there are, and which workers are up
+    frontend.pyx     what else the supervisor says, what happens a few times a second
 
 Invariants
 1. A slot has holders: its exchange, its worker, and buffers that were exported to the transport. It is free when it has none.
@@ -186,38 +190,19 @@ cdef enum:
     SPIN_OUTSTANDING = 2        # spin only while so few requests are under way: one wake-up for many costs each little
     LINGER_NS = 1500000000
 
-# What a path names.
-cdef enum:
-    TARGET_NONE = 0
-    TARGET_PING = 1
-    TARGET_DEFAULT = 2  # the one model that /invocations means
-    TARGET_MODEL = 3
-    TARGET_MANAGE = 4
-    TARGET_LEGACY = 5           # a model, whose name is the first segment
-    TARGET_API = 6              # a description of the API: for the supervisor, on both ports
-    TARGET_EXECUTION = 7        # what batch transforms should send
-    TARGET_LIVE = 8
-    TARGET_READY = 9
-    TARGET_CONSOLE = 10         # the console's page and its parts: the same for everybody, so without a token
-    TARGET_TRY = 11             # a prediction that the console asks for, on the management port
-
-# What a listening socket serves.
-cdef enum:
-    SURFACE_INFERENCE = 1
-    SURFACE_MANAGEMENT = 2
-
-INFERENCE = SURFACE_INFERENCE
-MANAGEMENT = SURFACE_MANAGEMENT
-
 include "tally.pxi"
 include "exchange.pxi"
 include "slots.pxi"
+include "targets.pxi"
+include "sender.pxi"
+include "intake.pxi"
 include "connection.pxi"
 include "dispatch.pxi"
+include "routes.pxi"
 
 
 @cython.final
-cdef class Frontend(Dispatch):
+cdef class Frontend(Routes):
     """One frontend's books: its segment, the models it knows, and what is under way.
 
     board_fd, segment_fd, eventfd: as the supervisor made them. `largest`: as create_segment was told.
@@ -234,7 +219,6 @@ cdef class Frontend(Dispatch):
     cdef char *out
     cdef uint8_t scratch[16384]
     cdef object ask_supervisor
-    cdef Route default_route
     cdef readonly set connections
     cdef bytes health_text
     cdef bytes too_large_text
@@ -356,124 +340,6 @@ cdef class Frontend(Dispatch):
         self.token_guards_inference = guards_inference
         self.token_guards_reading = guards_reading
 
-    def set_route(self, str name, unsigned int model, workers, unsigned int most, unsigned long long timeout_ms, bint is_default,
-                  str refusal="", unsigned long long retry_after_s=0, bint is_named=True):
-        """A model that requests may name, and the workers that hold it. With no workers its requests wait; with a *refusal*
-        they are answered 503 with that text. is_named: it is counted by itself, rather than with all the rest."""
-        cdef Exchange exchange
-        key = name.encode()
-        cdef Route route = self.routes.get(key)
-        if route is None or route.model != model:
-            if route is not None:
-                self.remove_route(name)
-            route = Route.__new__(Route)
-            route.name = name
-            route.model = model
-            route.room = ROOM_LEAST
-            route.waiting = deque()
-            self.routes[key] = route
-        for worker in workers:
-            self._worker(worker)
-        route.workers = tuple(workers)
-        if not is_named:
-            self.tallies.leave(name)
-        route.tally = self.tallies.of(name, is_named)
-        route.is_woken = False
-        route.most = most
-        route.timeout_ns = timeout_ms * 1000000
-        route.refusal = refusal or None
-        route.refused_until_ns = monotonic_ns() + retry_after_s * 1000000000
-        if is_default:
-            self.default_route = route
-        elif self.default_route is route:
-            self.default_route = None
-        if route.refusal is not None:
-            waiting, route.waiting = route.waiting, deque()
-            for exchange in waiting:
-                if exchange.state == QUEUED and exchange.connection is not None:
-                    self.turn_away(exchange)
-            self.flush_dirty()
-        self.resubmit(route, route.most)
-        self.wake_if_nowhere(route)
-
-    def remove_route(self, str name):
-        """No new request may name the model; those under way go on."""
-        cdef Route route = self.routes.pop(name.encode(), None)
-        if route is None:
-            return
-        if self.default_route is route:
-            self.default_route = None
-        route.is_gone = True
-        self.tallies.leave(name)
-        self.answer_waiting(route, 404, f"Model not found: {name}")
-
-    def refuse(self, str name, unsigned int model, unsigned int status, str text):
-        """The model cannot be loaded again now: answers what waits for it. The next request has it tried anew."""
-        cdef Route route = self.routes.get(name.encode())
-        if route is not None and route.model == model:
-            route.is_woken = False
-            self.answer_waiting(route, status, text)
-
-    cdef int answer_waiting(self, Route route, unsigned int status, str text) except -1:
-        cdef Exchange exchange
-        waiting, route.waiting = route.waiting, deque()
-        for exchange in waiting:
-            if exchange.state == QUEUED:
-                self.answer_error(exchange, status, text)
-        self.flush_dirty()
-        return 0
-
-    def worker_up(self, unsigned int worker):
-        """A worker is attached: its rings may be used."""
-        cdef Link *link = &self.links[self._worker(worker)]
-        link.pair = <RingPair *>(self.base + RINGS_OFFSET) + worker
-        link.bell = &(<WorkerPage *>(self.board + sizeof(BoardHeader)) + worker).bell
-        ring_attach(&link.submit, &link.pair.submit, &link.pair.submissions[0], True)
-        ring_attach(&link.complete, &link.pair.complete, &link.pair.completions[0], False)
-        link.is_up = True
-        link.is_suspect = False
-        cdef Route route
-        for route in self.routes.values():
-            self.resubmit(route, route.most)
-
-    def worker_down(self, unsigned int worker, bint out_of_memory=False):
-        """A worker was reaped: takes its last completions, then what it left undone goes elsewhere or is answered.
-
-        out_of_memory: the kernel ended it for want of memory, so what cannot be delivered again is 507 rather than 503.
-        """
-        cdef Link *link = &self.links[self._worker(worker)]
-        cdef Lease *lease
-        cdef Exchange exchange
-        cdef uint32_t slot
-        cdef list orphans = []  # (Exchange, whether it was begun)
-        if not link.is_up:
-            return
-        self.drain()
-        link.is_up = False
-        for slot in self._held_slots():
-            lease = &self.leases[slot]
-            if lease.holds & (HOLD_WORKER | HOLD_VIEW) and lease.worker == worker:
-                exchange = <Exchange>lease.exchange if lease.exchange is not NULL else None
-                if exchange is not None and lease.is_granted:
-                    exchange.answer.slot = ARENA_NONE  # granted for an answer that never came
-                    lease.exchange = NULL
-                    lease.holds &= ~HOLD_EXCHANGE
-                elif exchange is not None and exchange.state == SUBMITTED:
-                    orphans.append((exchange, load_relaxed(&self.marks[slot].begun) == exchange.request_id))
-                self.worker_let_go(link, slot)
-        self.needs = [need for need in self.needs if need[1] != worker]
-        ring_reset(&link.pair.submit)
-        ring_reset(&link.pair.complete)
-        self.redelivered += len(orphans)
-        for exchange, was_begun in orphans:
-            self.redeliver(exchange, was_begun, out_of_memory)
-        self.flush_dirty()
-
-    cdef unsigned int _worker(self, unsigned int worker) except? 0xffffffff:
-        if worker >= MAX_WORKERS:
-            raise ValueError(f"worker {worker} is not below {MAX_WORKERS}")
-        return worker
-
     def answer(self, Exchange exchange, unsigned int status, bytes body, str content_type, dict fields):
         """The supervisor's answer to a management request. Field names and values are the supervisor's own, so clean."""
         if exchange.connection is None or exchange.state != PENDING:
@@ -524,53 +390,6 @@ cdef class Frontend(Dispatch):
 
     # -- what connections ask --------------------------------------------------------------------------------------------
 
-    cdef int find_target(self, HttpPath *path, int surfaces) except -1:
-        cdef int found = TARGET_NONE
-        cdef bint is_managed
-        if path.count == 0:
-            return TARGET_API
-        if path.count == 2 and self.segment_is(path, 0, b"health"):  # on both ports
-            return (TARGET_LIVE if self.segment_is(path, 1, b"live") else
-                    TARGET_READY if self.segment_is(path, 1, b"ready") else TARGET_NONE)
-        if path.count == 1:
-            if self.segment_is(path, 0, b"invocations"):
-                found = TARGET_DEFAULT
-            elif self.segment_is(path, 0, b"ping"):
-                found = TARGET_PING
-            elif (self.segment_is(path, 0, b"models") or self.segment_is(path, 0, b"metrics")
-                  or self.segment_is(path, 0, b"overview") or self.segment_is(path, 0, b"drain")):
-                found = TARGET_MANAGE
-            elif self.segment_is(path, 0, b"console"):
-                found = TARGET_CONSOLE
-            elif self.segment_is(path, 0, b"execution-parameters"):
-                found = TARGET_EXECUTION
-            elif self.segment_is(path, 0, b"api-description"):
-                return TARGET_API
-        elif path.count == 2:
-            if self.segment_is(path, 0, b"predictions"):
-                found = TARGET_MODEL
-            elif self.segment_is(path, 0, b"models"):
-                found = TARGET_MANAGE
-            elif self.segment_is(path, 1, b"predict"):
-                found = TARGET_LEGACY
-            elif self.segment_is(path, 0, b"console"):
-                found = TARGET_CONSOLE
-        elif path.count == 3:
-            if self.segment_is(path, 0, b"models"):
-                found = (TARGET_MODEL if self.segment_is(path, 2, b"invoke") else
-                         TARGET_MANAGE if self.segment_is(path, 2, b"explain") else TARGET_NONE)
-            elif self.segment_is(path, 0, b"console") and self.segment_is(path, 1, b"predict"):
-                found = TARGET_TRY
-        is_managed = found == TARGET_MANAGE or found == TARGET_CONSOLE or found == TARGET_TRY
-        if not surfaces & (SURFACE_MANAGEMENT if is_managed else SURFACE_INFERENCE):
-            found = TARGET_NONE
-        return found
-
-    cdef inline bint segment_is(self, HttpPath *path, int index, bytes text):
-        cdef HttpSpan *span = &path.segments[index]
-        return (span.length == <uint32_t>PyBytes_GET_SIZE(text)
-                and memcmp(self.scratch + span.offset, PyBytes_AS_STRING(text), span.length) == 0)
-
     cdef bint is_allowed(self, int target, const uint8_t *data):
         """Whether the request whose head was just parsed may ask for that."""
         cdef HttpSpan *fields = &self.head.fields
@@ -583,17 +402,6 @@ cdef class Frontend(Dispatch):
             return True
         return access_granted(data + fields.offset, fields.length, <const uint8_t *>PyBytes_AS_STRING(self.token),
                               PyBytes_GET_SIZE(self.token))
-
-    cdef object name_of(self, int target, HttpPath *path, bytes query):
-        """The model that is asked for, as bytes; None where the default one is meant."""
-        cdef HttpSpan *span
-        if target != TARGET_DEFAULT:
-            span = &path.segments[0 if target == TARGET_LEGACY else 2 if target == TARGET_TRY else 1]
-            return PyBytes_FromStringAndSize(<char *>self.scratch + span.offset, span.length)
-        for pair in query.split(b"&") if query else ():
-            if pair.startswith(b"model_name="):
-                return unquote_to_bytes(pair[11:].replace(b"+", b" "))
-        return None
 
     cdef int ask(self, Exchange exchange, object body) except -1:
         path, query, content_type, surfaces = exchange.asked
