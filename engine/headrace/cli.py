@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands, with one flag per setting. `run` of what it gives does the command."""
     import argparse
 
-    from headrace import bench_command, client_commands
+    from headrace import bench_command, client_commands, top_command
 
     parser = argparse.ArgumentParser(
         "headrace", description="Serves Python models over HTTP, from shared memory.", allow_abbrev=False
@@ -91,6 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     serve.set_defaults(run=_serve)
     client_commands.add(commands)
     bench_command.add(commands)
+    top_command.add(commands)
     return parser
 
 

@@ -36,12 +36,13 @@ SIDES = {
         MODEL_LIBRARIES,
     ),
     "commands": (
-        "cli __main__ model_server server_file properties example startup_models settings_table client_commands",
+        "cli __main__ model_server server_file properties example startup_models settings_table client_commands "
+        "top_command",
         "roots supervisor clients commands",
         MODEL_LIBRARIES,
     ),
     "clients": (
-        "loadgen client bench_command",
+        "loadgen client bench_command rates top",
         "roots clients",
         "scipy pandas sklearn torch tensorflow xgboost joblib",
     ),

@@ -30,7 +30,14 @@ PEERS = {  # what runs in environments of their own (bench/peers/)
 OURS = {"headrace", "bench", "tests"}
 STAND_INS = {"mms", "ts"}  # names that model code imports and that Headrace answers for
 # Imported where they are, and no condition for running: what a model may use, what stands in for an older Python.
-OPTIONAL = {"backports": "zstd", "cryptography": "keystore", "matplotlib": "bench", "scipy": "test", "sklearn": "train"}
+OPTIONAL = {
+    "backports": "zstd",
+    "cryptography": "keystore",
+    "matplotlib": "bench",
+    "rich": "top",
+    "scipy": "test",
+    "sklearn": "train",
+}
 
 
 def project():
