@@ -13,6 +13,7 @@ import math
 import os
 import re
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -21,10 +22,11 @@ from headrace.client import UsageError, read_token
 from headrace.units import parse_duration_ms
 
 if TYPE_CHECKING:
-    from headrace.loadgen import Plan, Report
+    from headrace.loadgen import Interval, Plan, Report
 
 GENERATED_MAX = 16 << 20  # values of a generated body
 MODELS_SHOWN = 10
+MODELS_MOST = 100_000
 _CONTENT_TYPES = {
     ".json": "application/json",
     ".npy": "application/x-npy",
@@ -104,12 +106,24 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--model",
         action="append",
         default=[],
-        dest="models",
+        dest="names",
         metavar="NAME",
         help="give it again for more; the k-th gets 1/k of the requests of the first (Zipf)",
     )
+    parser.add_argument("--models", metavar="FILE", help="the same, from a file with one name a line")
+    parser.add_argument("--zipf", type=_number, metavar="S", help="1/k**S instead: 0 gives all models the same share")
+    parser.add_argument(
+        "--header",
+        action="append",
+        type=_header,
+        default=[],
+        dest="headers",
+        metavar="NAME:VALUE",
+        help="send this one too; {model} in its value stands for a --model; give it again for more",
+    )
     parser.add_argument("--seed", type=_count, default=1, metavar="N", help="of all that is drawn [default: 1]")
     parser.add_argument("--json", metavar="FILE", help="write the whole report there")
+    parser.add_argument("--report", metavar="FILE", help="draw it there: .html or .png (pip install 'headrace[bench]')")
     parser.add_argument(
         "--slo",
         action="append",
@@ -144,14 +158,27 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
         raise UsageError("--arrivals is how requests of a --rate are planned; give --rate too")
     body, content_type = _body(arguments)
     headers = {"Content-Type": content_type}
+    for name, value in arguments.headers:
+        if name.lower() == "content-type":
+            raise UsageError("--header Content-Type: give it as --content-type")
+        if any(name.lower() == other.lower() for other in headers):
+            raise UsageError(f"--header {name} is given twice")
+        headers[name] = value
     if token := read_token(arguments.token_file):
         headers["Authorization"] = f"Bearer {token}"
-    targets = _targets(arguments.url, arguments.models)
+    targets = _targets(arguments.url, _names(arguments), list(headers.values()))
+    weights = zipf(len(targets), 1.0 if arguments.zipf is None else arguments.zipf)
     return Plan(
         arguments.url,
         [
-            Request(target, body, headers=headers, weight=weight, name=name)
-            for (name, target), weight in zip(targets, zipf(len(targets)), strict=True)
+            Request(
+                target,
+                body,
+                headers={key: value.replace("{model}", name) if name else value for key, value in headers.items()},
+                weight=weight,
+                name=name,
+            )
+            for (name, target), weight in zip(targets, weights, strict=True)
         ],
         connections=arguments.connections,
         rate=arguments.rate,
@@ -199,16 +226,23 @@ _SHOWN = {"p50": 50, "p90": 90, "p99": 99, "p99.9": 99.9, "max": 100}
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from headrace import loadgen
+    from headrace import bench_report, loadgen
 
     try:
         plan = make_plan(arguments)
         if arguments.json:  # before the run, whose results would be lost; what is in the file stays for now
-            _write(arguments.json, "a", "")
-        report = loadgen.run(plan)
+            _write(arguments.json, "ab", b"")
+        if arguments.report:
+            bench_report.check(arguments.report)
+            _write(arguments.report, "ab", b"")
+        report = loadgen.run(plan, _Progress(plan) if sys.stderr.isatty() else None)
         print(show(report), *(f"objective  {it.show(report)}" for it in arguments.slo), sep="\n", flush=True)
         if arguments.json:
-            _write(arguments.json, "w", json.dumps(_document(report, arguments.slo), indent=2) + "\n")
+            text = json.dumps(_document(report, arguments.slo), indent=2) + "\n"
+            _write(arguments.json, "wb", text.encode())
+        if arguments.report:
+            judged = [(it.show(report), it.is_met(report)) for it in arguments.slo]
+            _write(arguments.report, "wb", bench_report.render(arguments.report, report, show(report), judged))
     except UsageError as error:
         return _fail(str(error), Exit.USAGE)
     except loadgen.NoConnection as error:
@@ -238,8 +272,44 @@ def _document(report: Report, objectives: list[Objective]) -> dict[str, Any]:
     return {**report.to_json(), "objectives": judged}
 
 
-def _targets(url: str, models: list[str]) -> list[tuple[str, str]]:
-    """[(name, path and query)], one for each model, or a single one."""
+class _Progress:
+    """A line on standard error, written anew each second."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def __call__(self, interval: Interval) -> None:
+        whole_s = self._plan.warm_up_s + self._plan.duration_s
+        phase = "warm-up, " if interval.at_s <= self._plan.warm_up_s else ""
+        rate = interval.good / interval.seconds if interval.seconds > 0 else 0.0
+        line = f"{phase}{interval.at_s:.0f} of {whole_s:g} s: {rate:,.0f} good answers/s"
+        if interval.good:
+            line += f", p50 {interval.p50_ms:.3f} ms, p99 {interval.p99_ms:.3f} ms"
+        if interval.failed:
+            line += f", {interval.failed:,} failed"
+        is_over = interval.at_s >= whole_s
+        sys.stderr.write(f"\r\x1b[K{'' if is_over else line}")
+        sys.stderr.flush()
+
+
+def _names(arguments: argparse.Namespace) -> list[str]:
+    """Of the models, the most wanted first."""
+    names: list[str] = list(arguments.names)
+    if arguments.models:
+        try:
+            with open(arguments.models, encoding="utf-8") as file:
+                names += [line.strip() for line in file if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"--models {arguments.models} cannot be read: {error}") from None
+    if arguments.zipf is not None and len(names) < 2:
+        raise UsageError("--zipf is about the shares of models; name two at least with --model or --models")
+    if len(names) > MODELS_MOST:
+        raise UsageError(f"{len(names):,} models are named, at most {MODELS_MOST:,} may be")
+    return names
+
+
+def _targets(url: str, models: list[str], values: list[str]) -> list[tuple[str, str]]:
+    """[(name, path and query)], one for each model, or a single one. values: of headers, which may hold {model} too."""
     try:
         parts = urlsplit(url)
     except ValueError as error:
@@ -247,13 +317,17 @@ def _targets(url: str, models: list[str]) -> list[tuple[str, str]]:
     if "@" in parts.netloc:
         raise UsageError("a user in the URL is not sent; give a token with --token-file")
     template = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    has_place = any("{model}" in text for text in (template, *values))
     if not models:
-        if "{model}" in template:
-            raise UsageError(f"{url} has {{model}}; say which with --model NAME")
+        if has_place:
+            raise UsageError("{model} stands in the URL or in a header; say which with --model NAME or --models FILE")
         return [("", template)]
-    if "{model}" not in template:
-        raise UsageError(f"--model has no place in {url}; write it as in http://127.0.0.1:8080/models/{{model}}/invoke")
-    if twice := {name for name in models if models.count(name) > 1}:
+    if not has_place:
+        raise UsageError(
+            f"--model has no place in {url}, nor in a --header; write {{model}} there, as in "
+            "http://127.0.0.1:8080/models/{model}/invoke"
+        )
+    if twice := [name for name, count in Counter(models).items() if count > 1]:
         raise UsageError(f"--model {min(twice)} is given twice")
     return [(name, template.replace("{model}", quote(name, safe=""))) for name in models]
 
@@ -297,6 +371,13 @@ def _generated(text: str) -> tuple[str, tuple[int, ...]]:
     return found[1], shape
 
 
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} must be such as 'X-Amzn-SageMaker-Target-Model: {{model}}.tar.gz'")
+    return name.strip(), value.strip()
+
+
 def _seconds(text: str) -> float:
     try:
         return parse_duration_ms(text, "s") / 1000
@@ -316,12 +397,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _write(path: str, mode: str, text: str) -> None:
+def _write(path: str, mode: str, content: bytes) -> None:
     try:
         with open(path, mode) as file:
-            file.write(text)
+            file.write(content)
     except OSError as error:
-        raise UsageError(f"--json {path} cannot be written: {error.strerror}") from None
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def _fail(text: str, status: Exit) -> Exit:

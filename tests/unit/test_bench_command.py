@@ -132,6 +132,41 @@ def test_models_are_asked_by_zipf_and_reported_apart(server, bench):
     assert f"model      a third: {seen[2]} sent, {seen[2]} good" in text
 
 
+def test_models_of_a_file_stand_in_headers_too_and_may_be_wanted_alike(server, bench, tmp_path):
+    names = tmp_path / "names"
+    names.write_text("first\n\n second \n")
+    words = ("--models", str(names), "--zipf", "0", "--header", "X-Target: {model}.tar.gz", "--header", "x-b:c")
+    status, _, errors = bench(f"{server.url}/a", "--generate", "json:1", "--rate", "1000", *QUICK, *words)
+    assert (status, errors) == (0, "")
+    counts = [
+        sum(f"X-Target: {name}.tar.gz\r\n".encode() in it for it in server.requests) for name in ("first", "second")
+    ]
+    assert sum(counts) == len(server.requests) == 200
+    assert min(counts) > 60  # of 100: five standard deviations
+    assert all(b"x-b: c\r\n" in it for it in server.requests)
+
+
+def test_a_report_is_a_picture_or_a_page_of_its_own(server, bench, tmp_path):
+    pytest.importorskip("matplotlib")
+    picture, page = tmp_path / "run.png", tmp_path / "run.html"
+    words = ("--generate", "json:1", *QUICK, "--slo", "errors=0", "--slo", "rate=1000000000")
+    assert bench(f"{server.url}/a", *words, "--report", str(picture))[0] == 3
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert bench(f"{server.url}/a", *words, "--report", str(page))[0] == 3
+    text = page.read_text()
+    assert "errors=0 met" in text
+    assert "<td class=missed>rate=1000000000 missed" in text
+    assert "good answers/s" in text
+    assert "<svg" in text
+    assert not re.search(r"<script|<link|<img|@import|url\(['\"]?http", text)  # nothing is fetched
+
+
+def test_a_terminal_is_told_how_it_goes(server, bench, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    _, _, errors = bench(f"{server.url}/a", "--generate", "json:1", *QUICK)
+    assert "\r\x1b[K" in errors
+
+
 def test_a_token_and_a_content_type_are_sent(server, bench, tmp_path):
     (tmp_path / "token").write_text("secret-1")
     words = ("--generate", "npy:2x3", "--content-type", "x/y", "--token-file", str(tmp_path / "token"), *QUICK)
@@ -175,7 +210,7 @@ def test_what_is_no_objective_is_refused(text):
 
 
 def test_an_interrupted_run_reports_and_judges_nothing(server, bench, monkeypatch):
-    monkeypatch.setattr("headrace.loadgen.run", lambda plan: report(plan=plan, is_interrupted=True))
+    monkeypatch.setattr("headrace.loadgen.run", lambda plan, on_interval: report(plan=plan, is_interrupted=True))
     status, text, errors = bench(server.url, "--generate", "json:1", "--slo", "errors=0")
     assert (status, errors) == (130, "headrace: interrupted; the report is of what there was by then\n")
     assert "100 due, 90 good, 10 failed" in text
@@ -204,7 +239,15 @@ def test_an_interrupted_run_reports_and_judges_nothing(server, bench, monkeypatc
         (["http://[h/", "--generate", "json:1"], "is no URL"),
         (["localhost:8080/a", "--generate", "json:1"], "must be a URL such as http://127.0.0.1:8080"),
         (["https://h/", "--generate", "json:1"], "https is not measured"),
-        (["http://h/", "--generate", "json:1", "--json", "no/such/folder"], "--json no/such/folder cannot be written"),
+        (["http://h/", "--generate", "json:1", "--json", "no/such/folder"], "no/such/folder cannot be written"),
+        (["http://h/", "--generate", "json:1", "--report", "run.pdf"], "its name must end in .html or .png"),
+        (["http://h/", "--generate", "json:1", "--models", "none"], "--models none cannot be read"),
+        (["http://h/", "--generate", "json:1", "--zipf", "2"], "name two at least"),
+        (["http://h/", "--generate", "json:1", "--header", "none"], "must be such as 'X-Amzn"),
+        (["http://h/", "--generate", "json:1", "--header", "a:{model}"], "say which with --model NAME"),
+        (["http://h/", "--generate", "json:1", "--header", "a:b", "--header", "A:c"], "--header A is given twice"),
+        (["http://h/", "--generate", "json:1", "--header", "content-type:a/b"], "give it as --content-type"),
+        (["http://h/", "--generate", "json:1", "--header", "host:b"], "the generator sets it"),
         (["http://h/", "--generate", "json:1", "--token-file", "none"], "the token file none cannot be read"),
     ],
 )

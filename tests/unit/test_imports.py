@@ -42,7 +42,7 @@ SIDES = {
         MODEL_LIBRARIES,
     ),
     "clients": (
-        "loadgen client bench_command rates top",
+        "loadgen client bench_command bench_report rates top",
         "roots clients",
         "scipy pandas sklearn torch tensorflow xgboost joblib",
     ),
