@@ -85,14 +85,20 @@ def _draw_timeline(axes: Any, report: Report) -> None:
     spans = [interval for interval in report.timeline if interval.seconds > 0]
     ends = [interval.at_s for interval in spans]
     edges = [spans[0].at_s - spans[0].seconds, *ends] if spans else [0.0]
-    axes.stairs([interval.good / interval.seconds for interval in spans], edges, label="good answers/s")
+    axes.stairs(
+        [interval.good / interval.seconds for interval in spans],
+        edges,
+        baseline=None,
+        linewidth=1.5,
+        label="good answers/s",
+    )
     failed = [interval.failed / interval.seconds for interval in spans]
     if any(failed):
-        axes.stairs(failed, edges, color="tab:red", label="failures/s")
+        axes.stairs(failed, edges, baseline=None, linewidth=1.5, color="tab:red", label="failures/s")
     if report.plan.rate is not None:
         axes.axhline(report.plan.rate, color="gray", linestyle=":", label="planned/s")
     if report.plan.warm_up_s:
-        axes.axvspan(0, report.plan.warm_up_s, color="0.93", label="warm-up")
+        axes.axvspan(0, report.plan.warm_up_s, color="0.93", zorder=0, label="warm-up")
     axes.set(xlabel="seconds since the start", ylabel="requests a second", ylim=(0, None))
     latency = axes.twinx()
     latency.plot(ends, [interval.p99_ms for interval in spans], color="tab:orange", label="p99")
