@@ -13,7 +13,7 @@ cdef class Connection(Intake):
     """
 
     cdef uint64_t write_deadline_ns
-    cdef Py_ssize_t unsent      # bytes that the transport had at the last sweep
+    cdef Py_ssize_t unsent      # bytes that the transport and the kernel had at the last sweep
     cdef uint64_t dropped_bytes
     cdef HttpScan scan
     cdef uint8_t *target        # of the next read
@@ -306,7 +306,9 @@ cdef class Connection(Intake):
         if self.transport is None or self.state == CLOSED:
             return 0
         if self.is_paused:
+            # The transport hears of room in the socket only when a third of it is free: that is no measure of a slow client.
             unsent = self.transport.get_write_buffer_size()
+            unsent += unacknowledged(self.transport.get_extra_info("socket").fileno())
             if unsent < self.unsent:
                 self.write_deadline_ns = min(self.write_deadline_ns + (self.unsent - unsent) * frontend.byte_ns,
                                              now + frontend.write_timeout_ns)

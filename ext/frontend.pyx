@@ -165,6 +165,7 @@ from syscalls cimport (
     punch_hole,
     send_now,
     send_two,
+    unacknowledged,
     unmap_shared,
 )
 

@@ -10,8 +10,10 @@
 #include <limits.h>
 #include <linux/falloc.h>
 #include <linux/futex.h>
+#include <linux/sockios.h>
 #include <sched.h>
 #include <stdint.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -72,6 +74,12 @@ static inline ssize_t send_two(int fd, const void *a, size_t a_length, const voi
     struct iovec parts[2] = {{(void *)a, a_length}, {(void *)b, b_length}};
     struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
     return sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+/* Bytes that a socket has and its peer has not acknowledged (tcp(7)). */
+static inline int unacknowledged(int fd) {
+    int count = 0;
+    return ioctl(fd, SIOCOUTQ, &count) < 0 ? 0 : count;
 }
 
 static inline int eventfd_bump(int fd) {

@@ -11,6 +11,7 @@ cdef extern from "syscalls.h" nogil:
     void unmap_shared(void *at, uint64_t length)
     int64_t file_bytes(int fd)
     ssize_t send_now(int fd, const void *data, size_t length)
+    int unacknowledged(int fd)
     ssize_t send_two(int fd, const void *a, size_t a_length, const void *b, size_t b_length)
     int eventfd_bump(int fd)
     int eventfd_clear(int fd)

@@ -1,9 +1,10 @@
 """No slot to be had, bodies that trickle, answers that are due: who waits, for how long, and what is answered then."""
 
+import socket
 import time
 
 import pytest
-from rig import MIB, Client, Rig, rigged, wait_until
+from rig import MIB, WATCHDOG_S, Client, Rig, rigged, wait_until
 
 LARGE = b"l" * 400_000
 
@@ -204,6 +205,37 @@ def test_should_read_no_further_while_one_connection_holds_many_bytes():
         client.reset()
         for _ in range(rig.peers[0].waiting()):
             rig.peers[0].publish(rig.peers[0].take())
+
+
+def unread(rig: Rig) -> Client:
+    """A client with little room for an answer, and an answer of 8 MB that it does not read."""
+    sock = socket.socket()
+    sock.settimeout(WATCHDOG_S)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.connect(("127.0.0.1", rig.port))
+    rig.sockets.append(sock)
+    client = Client(sock).post(bytes(8 * MIB))
+    rig.peers[0].echo(rig.peers[0].take())
+    wait_until(rig.peers[0].taken, "the answer is not taken")
+    return client
+
+
+def test_should_end_a_client_that_does_not_read_its_answer_and_have_the_slot_back():
+    with rigged(arena_bytes=32 * MIB, max_request=8 * MIB, write_timeout_ms=200) as rig:
+        unread(rig)
+        assert rig.stats()["slots_leased"] == 1
+        wait_until(lambda: rig.stats()["connections"] == 0, "the client may go on")
+        assert rig.stats()["slots_leased"] == 0
+
+
+def test_should_wait_for_a_client_that_reads_its_answer_slowly_and_steadily():
+    with rigged(arena_bytes=32 * MIB, max_request=8 * MIB, write_timeout_ms=400) as rig:
+        client = unread(rig)
+        end = time.monotonic() + 1.2  # three times the time-out
+        while time.monotonic() < end:
+            assert client.fill()
+            time.sleep(0.02)
+        assert client.answer()[2] == bytes(8 * MIB)
 
 
 def test_should_answer_what_was_asked_before_it_drains_and_nothing_behind_it():
