@@ -84,11 +84,14 @@ def reply_array(request: Request, y: npt.NDArray[Any], form: int, status: int = 
 
 
 def reply_result(request: Request, result: Any) -> None:
-    """Answers with one result of handle(). Unanswerable when it is none; ValueError for a bad header name."""
+    """Answers with one result of handle(). Unanswerable when it is none, or has a header that cannot be sent."""
     status, fields, kind = 200, b"", media.NONE
     if isinstance(result, Response):
         if result.headers or result.content_type not in media.EXACT:
-            kind, fields = media.fields(result.content_type, result.headers)
+            try:
+                kind, fields = media.fields(result.content_type, result.headers)
+            except ValueError as error:
+                raise Unanswerable(str(error)) from None
         else:
             kind = media.EXACT[result.content_type]
         status, result = result.status, result.body

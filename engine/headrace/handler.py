@@ -190,7 +190,7 @@ class HandlerServable:
             fields = media.phrase_line(str(processor.get_response_status_phrase() or "")) + fields
         except ValueError as error:
             _log.error("handler.result", model=self.name, request=request.id, error=str(error))
-            request.fail(HandlerFailed(503, "Invalid model predict output"))
+            request.fail(HandlerFailed(500, f"Invalid model predict output: {error}"))
             return
         status = processor.get_response_status_code()
         request.reply(status if _is_status(status) else 500, kind, body, fields)

@@ -31,13 +31,19 @@ _CONTROLS = {code: " " for code in (*range(0x20), 0x7F) if code != 0x09}
 
 
 def field_line(name: str, value: object) -> bytes:
-    """`name: value\\r\\n`. Line ends and other controls in the value become spaces; what latin-1 lacks becomes `?`.
+    """`name: value\\r\\n` (RFC 9110, 5.5 and 5.6.2).
 
-    ValueError for a name that is no token: it would change where the line begins or ends.
+    ValueError, which shows no value, for what cannot be sent: a line end would begin a field, or an answer, of its own.
     """
     if not name or not _TOKEN.issuperset(name):
         raise ValueError(f"header name {name!r} is not a token as RFC 9110 has it")
-    return f"{name}: {str(value).translate(_CONTROLS).strip()}\r\n".encode("latin-1", "replace")
+    text = str(value).strip(" \t")
+    for code in map(ord, text):
+        if code in _CONTROLS or code > 0xFF:
+            raise ValueError(
+                f"the value of header {name} has U+{code:04X}; controls and what latin-1 lacks cannot be sent"
+            )
+    return f"{name}: {text}\r\n".encode("latin-1")
 
 
 def phrase_line(phrase: str) -> bytes:
@@ -59,14 +65,15 @@ def fields(content_type: str | None, headers: Iterable[tuple[str, object]]) -> t
     """(kind, field lines) of an answer with this content type and these headers; a `content-type` among them counts.
 
     None and no such header: MEDIA_NONE, no content type is sent. Headers that the server owns are left out.
+    ValueError for one that cannot be sent.
     """
     lines = b""
     for name, value in headers:
-        lowered = name.lower()
+        lowered = str(name).lower()
         if lowered == "content-type":
             content_type = str(value) if content_type is None else content_type
         elif lowered not in _OWNED:
-            lines += field_line(name, value)
+            lines += field_line(str(name), value)
     if content_type is None:
         return NONE, lines
     kind = EXACT.get(content_type, OTHER)

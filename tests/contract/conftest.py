@@ -23,7 +23,7 @@ def handle(data, context):
         if body == "status":
             context.set_response_status(418, "short\\r\\nand stout \\u20ac", index)
             context.set_response_content_type(index, "text/tea")
-            context.set_response_header(index, "X-Tea", "a\\r\\nX-Injected: b")
+            context.set_response_header(index, "X-Tea", "a; b")
             context.set_response_header(index, "x-request-id", "forged")
             answers.append("tea")
             continue

@@ -297,14 +297,14 @@ def test_status_type_and_headers_are_each_requests_own_and_do_not_carry_over(loa
         "        if item['body'] == 1:\n"
         "            c.set_response_status(code=418, phrase='tea\\r\\npot: \\u20ac', idx=i)\n"
         "            c.set_response_content_type(i, 'application/x-tea')\n"
-        "            c.set_response_header(i, 'X-Pot', 'a\\r\\nSet-Cookie: b\\u20ac')\n"
+        "            c.set_response_header(i, 'X-Pot', 'a; b\\xe9')\n"
         "            c.set_response_header(i, 'x-request-id', 'forged')\n"
         "    return ['x'] * len(data)\n"
     )
     first, second = one.run(LocalRequest(b"0"), LocalRequest(b"1"))
     assert (first.status, first.answer_kind, first.fields) == (200, media.NONE, b"")
     assert (second.status, second.answer_kind) == (418, media.OTHER)
-    assert second.fields == b":tea  pot: ?\r\nX-Pot: a  Set-Cookie: b?\r\ncontent-type: application/x-tea\r\n"
+    assert second.fields == b":tea  pot: ?\r\nX-Pot: a; b\xe9\r\ncontent-type: application/x-tea\r\n"
     assert one.run(LocalRequest(b"0"))[0].fields == b""
 
 
