@@ -6,8 +6,8 @@ CC ?= cc
 # What another build is made and tested of.
 TREE := .dockerignore Makefile Dockerfile LICENSE README.md setup.py pyproject.toml engine ext tests bench docs deploy
 # Tests of what is in ext/ and of servers; not those that build by themselves or run curl, which the run time stops.
-SANITIZED := tests/unit tests/property tests/fault tests/e2e tests/contract \
-  $(addprefix --ignore=tests/,unit/test_http_sanitized.py e2e/test_dockerfile.py e2e/test_example.py e2e/test_readme.py)
+SANITIZED := tests \
+  $(addprefix --ignore=tests/,frameworks model unit/test_http_sanitized.py e2e/test_dockerfile.py e2e/test_example.py e2e/test_readme.py)
 LOWEST := import importlib.metadata as m; print(*(line.split(";")[0].replace(">=", "==") for line in m.requires("headrace") if "extra" not in line))
 PYTHONS ?= python3.10 python3.11 python3.12 python3.13
 BIN := $(VENV)/bin
