@@ -61,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     import argparse
 
     from headrace import bench_command, client_commands, top_command
+    from headrace.simulate import command as simulate_command
 
     parser = argparse.ArgumentParser(
         "headrace", description="Serves Python models over HTTP, from shared memory.", allow_abbrev=False
@@ -92,6 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     client_commands.add(commands)
     bench_command.add(commands)
     top_command.add(commands)
+    simulate_command.add(commands)
     return parser
 
 

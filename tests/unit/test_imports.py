@@ -38,7 +38,7 @@ SIDES = {
     "commands": (
         "cli __main__ model_server server_file properties example startup_models settings_table client_commands "
         "top_command",
-        "roots supervisor clients commands",
+        "roots supervisor clients simulator commands",
         MODEL_LIBRARIES,
     ),
     "clients": (
@@ -46,6 +46,7 @@ SIDES = {
         "roots clients",
         "scipy pandas sklearn torch tensorflow xgboost joblib",
     ),
+    "simulator": ("simulate", "roots clients simulator", MODEL_LIBRARIES),
     "package": ("__init__", "roots worker", f"{MODEL_LIBRARIES} asyncio uvloop"),
 }
 PUBLIC = {"Model", "Request", "Response", "InferenceError"}  # names of the package itself rather than modules

@@ -31,6 +31,7 @@ OURS = {"headrace", "bench", "tests"}
 STAND_INS = {"mms", "ts"}  # names that model code imports and that Headrace answers for
 # Imported where they are, and no condition for running: what a model may use, what stands in for an older Python.
 OPTIONAL = {
+    "aiohttp": "simulate",
     "backports": "zstd",
     "cryptography": "keystore",
     "matplotlib": "bench",
