@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from headrace.config import Settings
+    from headrace.settings import Settings
 
 _METAVARS = {
     "int": "N",
@@ -33,7 +33,8 @@ _METAVARS = {
     "hosts": "HOST,...",
 }
 _EPILOG = """\
-Sizes: 512, 512KiB, 2GiB, 64KB. Durations: 250ms, 10s, 2m; a bare number is in the unit that the setting names.
+Sizes: 512, 512KiB or 512Ki, 2GiB, 64KB or 64k. Durations: 250ms, 10s, 2m; a bare number is in the unit that the setting
+names.
 Each flag has a variable of the same name, HEADRACE_MAX_REQUEST for --max-request; the flag wins.
 Exit status: 0 after a proper end, 1 when the server could not start, 2 for a mistake in arguments or settings.
 """
@@ -98,7 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_knobs(parser: argparse.ArgumentParser) -> None:
-    """One flag per knob. Values stay text: config.load() reads them as it reads the variables."""
+    """One flag per knob. Values stay text: settings.load() reads them as it reads the variables."""
     from headrace import config
 
     group = parser.add_argument_group("settings")
@@ -147,6 +148,7 @@ def serve_settings(arguments: argparse.Namespace) -> Settings:
     """Models and settings of a `serve` command. Raises ConfigError with the problems of both, one a line."""
     from headrace import config, startup_models
     from headrace.errors import ConfigError
+    from headrace.settings import load
 
     problems: list[str] = []
     choice = startup_models.Choice((), None, False, "")
@@ -156,7 +158,7 @@ def serve_settings(arguments: argparse.Namespace) -> Settings:
         problems.append(str(error))
     origin = {"models": choice.origin, **({"sagemaker": choice.origin} if choice.sagemaker else {})}
     try:
-        settings = config.load(
+        settings = load(
             {name: text for name in config.KNOBS if (text := getattr(arguments, name)) is not None},
             os.environ,
             models=choice.models,

@@ -26,10 +26,11 @@ from typing import NoReturn
 
 import psutil
 
-from headrace import __version__, config, log, server_file, startup_models, surroundings
-from headrace.config import Settings
+from headrace import __version__, log, server_file, startup_models, surroundings
+from headrace.config import ModelSpec
 from headrace.errors import ConfigError
 from headrace.server_file import MMS, TORCHSERVE, Dialect, ServerFile
+from headrace.settings import Settings, load
 
 STOP_S = 40.0  # a server drains for 25 s, and its processes get a little more
 
@@ -98,7 +99,7 @@ def read_settings(dialect: Dialect, arguments: argparse.Namespace) -> tuple[Sett
     problems: list[str] = []
     if arguments.log_config is not None and not os.path.isfile(arguments.log_config):
         problems.append(f"--log-config {arguments.log_config}: no such file")
-    models: tuple[config.ModelSpec, ...] = ()
+    models: tuple[ModelSpec, ...] = ()
     store = arguments.model_store or file.model_store
     try:
         entries = arguments.models or file.models
@@ -108,7 +109,7 @@ def read_settings(dialect: Dialect, arguments: argparse.Namespace) -> tuple[Sett
     except ConfigError as error:
         problems.append(str(error))
     try:
-        settings = config.load(
+        settings = load(
             {},
             environ,
             file={"failed_start": (dialect.commands[0], "stay"), **file.settings},  # as the original does

@@ -1,6 +1,6 @@
 """How the text of a setting becomes its value: a parser for each kind of knob, and SageMaker's names for our settings.
 
-Every parser raises ValueError that says what would be right; config.py adds the setting's name and the value.
+Every parser raises ValueError that says what would be right; settings.py adds the setting's name and the value.
 """
 
 import re

@@ -92,7 +92,7 @@ _SAGEMAKER_FILE = {
 
 @dataclass(slots=True)
 class ServerFile:
-    """settings: for config.load(); models: what `load_models` lists; specs: by model name, of `models={...}`.
+    """settings: for settings.load(); models: what `load_models` lists; specs: by model name, of `models={...}`.
 
     notes: (event, fields) for the log; hidden: regular expression of variables that models are not to see; keystore:
     file of the server's certificate and key, whose password is Java's usual one unless the file says another.
@@ -337,8 +337,8 @@ _KEYS: dict[str, _Take] = {
     "keystore_type": _nothing,
     "load_models": _load_models,
     "management_address": _address("management_host", "management_port"),
-    "max_request_size": _setting("max_request_bytes", _whole),
-    "max_response_size": _setting("max_response_bytes", _whole),
+    "max_request_size": _setting("max_request_bytes", units.parse_size),
+    "max_response_size": _setting("max_response_bytes", units.parse_size),
     "model_store": _store,
     "models": _models,
     "private_key_file": _setting("tls_key", str),

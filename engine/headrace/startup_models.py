@@ -75,7 +75,7 @@ def _default(environ: Mapping[str, str]) -> Choice:
     try:
         multi_model = units.parse_bool(environ.get("SAGEMAKER_MULTI_MODEL") or "false")
     except ValueError:
-        multi_model = False  # config.load() reports it
+        multi_model = False  # settings.load() reports it
     if multi_model:
         return Choice((), "/", True, "SAGEMAKER_MULTI_MODEL")
     directory = os.path.join(base, "model")

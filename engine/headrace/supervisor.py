@@ -22,7 +22,7 @@ from headrace import access, affinity, listeners, log, processes, surroundings
 from headrace._memory import Board, create_board
 from headrace.archives import Archives
 from headrace.children import Reaper, guard, signal_name
-from headrace.config import Config, ModelSpec, Settings
+from headrace.config import Config, ModelSpec
 from headrace.control import Message
 from headrace.deployment import Deployment
 from headrace.errors import ConfigError, DownloadFailed, Exit, HeadraceError, ModelError
@@ -37,6 +37,7 @@ from headrace.overview import Overview
 from headrace.quarantine import Quarantine
 from headrace.registry import Model, Registry
 from headrace.scrape import Scrape
+from headrace.settings import Settings
 from headrace.watchdog import Watchdog
 from headrace.workers import Workers
 

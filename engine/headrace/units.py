@@ -1,8 +1,11 @@
 """How settings are written, and how values are written back: sizes, durations, booleans, whole numbers.
 
-    sizes      512; 512KiB, 1.5GiB (powers of 1024); 64KB, 2GB (powers of 1000); 512M, 2G (1024 too, as in `docker -m`)
+    sizes      512; 512KiB or 512Ki, 1.5GiB or 1.5Gi (powers of 1024); 64KB or 64k, 2GB or 2G (powers of 1000)
     durations  250ms 10s 2m 1h; a bare number is in the setting's own unit
     booleans   true/false, yes/no, on/off, 1/0
+
+The short forms are those of Kubernetes (its documentation, "Resource Management for Pods and Containers"): what a pod's
+limit says, a setting may say too. Case does not count.
 
 Every parse function raises ValueError with the forms that it would have taken; the caller adds the setting's name.
 """
@@ -13,15 +16,17 @@ from fractions import Fraction
 _SIZE_UNITS = {
     "": 1,
     "b": 1,
-    **{f"{prefix}ib": 1024**power for power, prefix in enumerate("kmgt", 1)},
-    **{f"{prefix}b": 1000**power for power, prefix in enumerate("kmgt", 1)},
-    **{prefix: 1024**power for power, prefix in enumerate("kmgt", 1)},
+    **{prefix + end: 1024**power for power, prefix in enumerate("kmgt", 1) for end in ("i", "ib")},
+    **{prefix + end: 1000**power for power, prefix in enumerate("kmgt", 1) for end in ("", "b")},
 }
 _MS = {"us": Fraction(1, 1000), "ms": Fraction(1), "s": Fraction(1000), "m": Fraction(60_000), "h": Fraction(3_600_000)}
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _NUMBER = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([a-zA-Z]*)")  # ASCII digits only, and no sign
 
-SIZE_FORMS = "bytes, or a number with KiB, MiB, GiB (powers of 1024) or KB, MB, GB (powers of 1000), such as 512MiB"
+SIZE_FORMS = (
+    "bytes, or a number with KiB, MiB, GiB or Ki, Mi, Gi (powers of 1024) or KB, MB, GB or k, M, G (powers of 1000), "
+    "such as 512MiB"
+)
 DURATION_FORMS = "a number with us, ms, s, m or h, such as 250ms"
 
 

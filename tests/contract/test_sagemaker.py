@@ -106,16 +106,16 @@ def test_a_single_model_endpoint_is_unhealthy_until_the_model_is_loaded(serve, t
 
 @pytest.mark.parametrize(("ranges", "is_fine"), [("10000-10999", True), ("9", False), ("10999-10000", False)])
 def test_the_safe_port_range_holds_for_a_management_port(ranges, is_fine):
-    from headrace import config
+    from headrace import settings
     from headrace.errors import ConfigError
 
     environ = {"SAGEMAKER_SAFE_PORT_RANGE": ranges, "SAGEMAKER_BIND_TO_PORT": "8081"}
     if is_fine:
-        found = config.load({}, environ).config
+        found = settings.load({}, environ).config
         assert (found.port, found.single_port) == (8081, True)
-        assert config.load({"management_port": "10500"}, environ).config.management_port == 10500
+        assert settings.load({"management_port": "10500"}, environ).config.management_port == 10500
         with pytest.raises(ConfigError, match="is not in SAGEMAKER_SAFE_PORT_RANGE"):
-            config.load({"management_port": "9000"}, environ)
+            settings.load({"management_port": "9000"}, environ)
     else:
         with pytest.raises(ConfigError, match="SAGEMAKER_SAFE_PORT_RANGE="):
-            config.load({}, environ)
+            settings.load({}, environ)

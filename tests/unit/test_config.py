@@ -1,4 +1,4 @@
-"""config: what wins over what, which defaults follow from which, and how mistakes are reported."""
+"""settings and config: what wins over what, which defaults follow from which, and how mistakes are reported."""
 
 import json
 from pathlib import Path
@@ -7,13 +7,15 @@ import pytest
 
 from headrace import config, machine, settings_table
 from headrace.errors import ConfigError
+from headrace.settings import SAGEMAKER_MARKERS
+from headrace.settings import load as load_settings
 
 MIB = 1 << 20
 README = Path(__file__).parents[2] / "README.md"
 
 
 def load(flags=None, **environ):
-    return config.load(flags, environ)
+    return load_settings(flags, environ)
 
 
 def value(name, flags=None, **environ):
@@ -82,7 +84,7 @@ def test_flag_beats_variable_beats_sagemaker_beats_file_beats_default():
         ({}, {"SAGEMAKER_BIND_TO_PORT": "3"}),
         ({}, {}),
     ]:
-        settings = config.load(flags, environ, file=file)
+        settings = load_settings(flags, environ, file=file)
         found.append((settings.config.port, settings.origin["port"]))
     assert found == [
         (1, "--port"),
@@ -126,7 +128,7 @@ def test_each_knob_can_be_set_by_its_variable_and_shows_as_it_is_written(name):
     assert settings.log_fields()[name] == f"{text} (from {variable})"
 
 
-@pytest.mark.parametrize("marker", config.SAGEMAKER_MARKERS)
+@pytest.mark.parametrize("marker", SAGEMAKER_MARKERS)
 def test_each_marker_turns_sagemaker_mode_on(marker):
     environ = {marker: {"SAGEMAKER_MULTI_MODEL": "false", "SAGEMAKER_SAFE_PORT_RANGE": "9-10"}.get(marker, "9")}
     settings = load(**environ)
@@ -143,7 +145,7 @@ def test_names_that_notebooks_set_are_no_sagemaker_mode():
 
 def test_a_model_directory_found_by_the_caller_turns_sagemaker_mode_on():
     model = config.ModelSpec("model", "/opt/ml/model")
-    settings = config.load({}, {}, sagemaker=True, models=(model,), origin={"models": "/opt/ml/model"})
+    settings = load_settings({}, {}, sagemaker=True, models=(model,), origin={"models": "/opt/ml/model"})
     assert (settings.config.host, settings.config.models) == ("0.0.0.0", (model,))
     assert settings.log_fields()["models"] == "model (from /opt/ml/model)"
 
@@ -324,14 +326,14 @@ def test_a_long_value_is_cut_in_the_message():
 
 def test_a_field_that_does_not_exist_is_a_bug_of_the_caller():
     with pytest.raises(TypeError, match="prot"):
-        config.load({"prot": "1"}, {})
+        load_settings({"prot": "1"}, {})
 
 
 def test_the_config_travels_as_json():
     models = (config.ModelSpec("a", "/a"), config.ModelSpec("b", "/b", "service:handle"))
-    chosen = config.load({"template_imports": "numpy,torch"}, {}, models=models, model_store="/").config
+    chosen = load_settings({"template_imports": "numpy,torch"}, {}, models=models, model_store="/").config
     assert config.Config.from_dict(json.loads(json.dumps(chosen.asdict()))) == chosen
-    secret = config.load({}, {}, keystore=("/k.p12", "pass")).config
+    secret = load_settings({}, {}, keystore=("/k.p12", "pass")).config
     assert [secret.asdict(with_secrets=which)["tls_keystore_password"] for which in (False, True)] == ["", "pass"]
 
 

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
-from headrace import cli, config, units
+from headrace import cli, units
 from headrace.config import KNOBS
+from headrace.settings import load as load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 DASHBOARD = json.loads((ROOT / "deploy/grafana-dashboard.json").read_text())
@@ -145,7 +146,7 @@ def test_a_place_gives_what_the_server_takes(name: str) -> None:
     arguments = cli.build_parser().parse_args(place.words)
     assert arguments.command == "serve"
     assert arguments.models == ["ALL"] if arguments.model_store else arguments.named
-    settings = config.load({}, place.environ)  # raises for a name or a value that is none
+    settings = load_settings({}, place.environ)  # raises for a name or a value that is none
     assert settings.origin["memory_budget_bytes"] == "HEADRACE_MEMORY_BUDGET"
     assert place.environ["HEADRACE_MEMORY_BUDGET"].endswith("%")  # so it follows the limit
     assert units.parse_size(place.limit) > 2 * settings.config.arena_bytes
@@ -159,7 +160,7 @@ def test_probes_ask_for_what_is_answered_where_it_is(file: str) -> None:
     (container,) = pod_of(file)["containers"]
     ports = {port.get("name"): port["containerPort"] for port in container["ports"]}
     assert KNOBS["port"].default in ports.values()
-    assert set(ports.values()) <= {KNOBS["port"].default, config.load({}, {}).config.management_port}
+    assert set(ports.values()) <= {KNOBS["port"].default, load_settings({}, {}).config.management_port}
     asked = {key: probe["httpGet"] for key, probe in container.items() if key.endswith("Probe")}
     assert asked["livenessProbe"]["path"] == "/health/live"
     assert asked["readinessProbe"]["path"] == "/health/ready"

@@ -14,9 +14,8 @@ EXT = ROOT / "ext"
 MODEL_LIBRARIES = "numpy scipy pandas sklearn torch tensorflow xgboost joblib"
 SIDES = {
     "roots": (
-        "errors log units machine parsers config metrics counts labels affinity control media model_settings processes "
-        "archive keystore last_errors manifest stand_in surroundings footprint "
-        "weight_store",
+        "errors log units machine parsers config settings metrics counts labels affinity control media model_settings "
+        "processes archive keystore last_errors manifest stand_in surroundings footprint weight_store",
         "roots",
         MODEL_LIBRARIES,
     ),

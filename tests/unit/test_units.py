@@ -16,7 +16,13 @@ from headrace import units
         ("2GiB", 2 << 30),
         ("2gib", 2 << 30),
         ("1.5GiB", 3 << 29),
-        ("1.5G", 3 << 29),
+        ("1.5G", 1_500_000_000),
+        ("4Gi", 4 << 30),
+        ("512Mi", 512 << 20),
+        ("8Ki", 8 << 10),
+        ("2Ti", 2 << 40),
+        ("500M", 500_000_000),
+        ("500k", 500_000),
         ("64 KiB", 64 << 10),
         ("64KB", 64_000),
         ("1TB", 10**12),
@@ -29,7 +35,7 @@ def test_sizes(text, count):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "MiB", "-1", "+1", "1e9", "1 000", "5MB2", "5XB", "0x10", "٣", ".5G", "1.", "9" * 40]
+    "text", ["", "MiB", "-1", "+1", "1e9", "1 000", "5MB2", "5XB", "5Bi", "5i", "0x10", "٣", ".5G", "1.", "9" * 40]
 )
 def test_what_is_no_size(text):
     with pytest.raises(ValueError, match="powers of 1024"):
