@@ -2,12 +2,15 @@
 
 import concurrent.futures
 import json
+import re
+import subprocess
 import sys
 import urllib.request
 
 import botocore.exceptions
 import pytest
 
+from tests.e2e.conftest import WATCHDOG_S
 from tests.e2e.simulated import ENDPOINT, as_json, invoke, pack, simulating
 
 SERVE = ("--", sys.executable, "-m", "headrace", "serve")
@@ -147,6 +150,20 @@ def test_one_load_for_many_requests(rehearsal):
         names = list(pool.map(lambda _: as_json(invoke(client, "m1.tar.gz"))["name"], range(16)))
     assert names == ["m1"] * 16
     assert len(simulator.find(r"simulate model\.loaded model=m1\.tar\.gz")) == 1
+
+
+def test_headrace_bench_measures_through_it(rehearsal, tmp_path):
+    simulator, _, _ = rehearsal
+    (tmp_path / "names").write_text("m0\nm1\n")
+    url = f"{simulator.url}/endpoints/{ENDPOINT}/invocations"
+    flags = ["--models", str(tmp_path / "names"), "--header", "X-Amzn-SageMaker-Target-Model: {model}.tar.gz"]
+    flags += ["--generate", "json:1x4", "--rate", "40", "--duration", "1s", "--warmup", "100ms", "--slo", "errors=0"]
+    words = [sys.executable, "-m", "headrace", "bench", url, *flags, "--json", str(tmp_path / "report")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=WATCHDOG_S)
+    assert done.returncode == 0, done.stdout + done.stderr
+    shares = re.findall(r"model +(m\d): (\d+) sent, (\d+) good", done.stdout)
+    assert {name for name, *_ in shares} == {"m0", "m1"}
+    assert sum(int(good) for *_, good in shares) == sum(int(sent) for _, sent, _ in shares) > 30
 
 
 def test_metrics_in_both_forms(rehearsal):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import enum
 import os
 import re
@@ -155,6 +154,8 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
 def _run(arguments: argparse.Namespace) -> int:
     if find_spec("aiohttp") is None:
         return _fail("simulate needs aiohttp, which is not installed: pip install 'headrace[simulate]'", Exit.USAGE)
+    import asyncio
+
     from headrace import log
     from headrace.simulate.simulator import CannotStart, run
 

@@ -5,6 +5,10 @@ import json
 from dataclasses import asdict, dataclass
 from typing import IO
 
+from headrace import log
+
+_log = log.get("simulate")
+
 
 @dataclass(slots=True)
 class Record:
@@ -35,5 +39,10 @@ class Trace:
         self._file = file
 
     def write(self, record: Record) -> None:
-        if self._file is not None:
+        if self._file is None:
+            return
+        try:
             self._file.write(json.dumps(asdict(record)) + "\n")
+        except OSError as error:  # a full disk ends the trace, not the rehearsal
+            _log.error("trace.ended", error=error)
+            self._file = None
