@@ -12,6 +12,7 @@ cdef class Dispatch(Slots):
     cdef object on_suspect
     cdef dict routes                # model name as bytes -> Route
     cdef Tallies tallies
+    cdef Notes notes                # None: no request is told of
     cdef object starving            # connections that wait for a slot, first come first
     cdef list needs                 # (Exchange, worker, bytes) that wait for a larger slot
     cdef list dirty
@@ -216,6 +217,8 @@ cdef class Dispatch(Slots):
         self.abandoned += exchange.state != READY
         if exchange.tally is not None:
             count_status(&exchange.tally.counts, STATUS_GONE)
+        if exchange.note is not None:
+            self.notes.end(exchange, STATUS_GONE, monotonic_ns(), 0)
         exchange.state = READY
         self.leave_route(exchange)
         return self.drop_slots(exchange)

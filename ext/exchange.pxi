@@ -76,6 +76,7 @@ cdef class Exchange:
     cdef bytes text             # an answer made here: its body
     cdef bytes fields
     cdef uint16_t status
+    cdef Note note              # None: it is not told of
     cdef object asked           # what the supervisor is asked once the body is there: (path, query, content type)
 
 

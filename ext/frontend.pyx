@@ -6,9 +6,10 @@
 A small request is copied once, out of the read buffer into its slot; what remains of a larger body is received by the kernel
 in the slot itself. An answer is sent from the slot where the worker left it.
 
-One extension module in ten files, since its classes call each other for every request:
+One extension module in eleven files, since its classes call each other for every request:
 
     tally.pxi        what is counted of each model's requests
+    note.pxi         what is told of single requests
     exchange.pxi     one request and its answer, the models that requests may name
     slots.pxi        who holds which slot
     targets.pxi      what paths mean
@@ -142,6 +143,7 @@ from ring cimport (
     store_relaxed,
 )
 from access cimport access_granted
+from note cimport note_is_sampled, note_target_model
 from fault cimport crash_point, fault_strikes
 from tally cimport (
     ROW_BOUNDS,
@@ -192,6 +194,7 @@ cdef enum:
     LINGER_NS = 1500000000
 
 include "tally.pxi"
+include "note.pxi"
 include "exchange.pxi"
 include "slots.pxi"
 include "targets.pxi"
@@ -315,6 +318,11 @@ cdef class Frontend(Routes):
         connection.surfaces = surfaces
         return connection
 
+    def watch(self, hear, double share):
+        """From now on *hear* gets, once a turn of the loop, a list of Notes: of that share of requests (0 to 1) and of all whose
+        answers have a status of 500 or more; never of health checks."""
+        self.notes = Notes(self.loop, hear, share)
+
     def set_surroundings(self, bytes cache, bytes origin, bytes preflight, bytes execution_text):
         """Field lines that all answers have, those for a preflight request (None: not answered), /execution-parameters."""
         if len(cache) + len(origin) > RESPONSE_COMMON_MAX or (preflight is not None and len(preflight) > FIELDS_MOST):
@@ -412,7 +420,7 @@ cdef class Frontend(Routes):
 
     cdef int count_answer(self, Exchange exchange, uint64_t response_bytes) except -1:
         """An answer is about to go out."""
-        cdef uint64_t now
+        cdef uint64_t now = 0
         self.answers[exchange.status // 100] += 1
         if exchange.tally is not None:
             now = monotonic_ns()
@@ -420,6 +428,8 @@ cdef class Frontend(Routes):
             if exchange.text is None:
                 count_work(&exchange.tally.counts, exchange.whole_ns, exchange.answer.started_ns, exchange.answer.finished_ns,
                            now, exchange.answer.batch_rows)
+        if exchange.note is not None:
+            self.notes.end(exchange, exchange.status, now or monotonic_ns(), response_bytes)
         return 0
 
     # -- a few times a second --------------------------------------------------------------------------------------------

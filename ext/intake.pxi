@@ -42,6 +42,8 @@ cdef class Intake(Sender):
         exchange.codings = head.codings
         exchange.keep_alive = head.flags & HTTP_KEEP_ALIVE and not frontend.is_draining
         exchange.is_http10 = head.minor == 0
+        if frontend.notes is not None:
+            exchange.note = frontend.notes.begin(<Connection>self, data)
         target = http_split_path(data + head.path.offset, head.path.length, &path, frontend.scratch, sizeof(frontend.scratch))
         if target != HTTP_OK:
             return self.decline(exchange, http_error_status(target), http_error_text(target), b"")
@@ -51,6 +53,8 @@ cdef class Intake(Sender):
             return self.decline(exchange, 400, b"X-Headrace-Timeout-Ms must be a whole number of milliseconds from 1 to "
                                 b"999999999999, sent once", b"")
         target = find_target(&path, frontend.scratch, self.surfaces)
+        if target == TARGET_PING or target == TARGET_LIVE or target == TARGET_READY:
+            exchange.note = None  # asked every few seconds, they would bury all others; a change of health is logged anyway
         if target == TARGET_NONE:
             return self.decline(exchange, 404, b"Requested resource is not found, please refer to API document.", b"")
         if head.method == HTTP_OTHER:
@@ -100,6 +104,8 @@ cdef class Intake(Sender):
             if route is None:
                 return self.decline_unknown(exchange, name)
             exchange.tally = route.tally
+            if exchange.note is not None:
+                exchange.note.model = route.name
             if head.content_length > frontend.max_request:
                 return self.decline(exchange, 413, frontend.too_large_text, b"")
             if route.refusal is not None:
@@ -179,6 +185,8 @@ cdef class Intake(Sender):
             return self.end_behind_last()  # a body that is thrown away: its request has had its answer
         if exchange is None:
             exchange = new_exchange(<Connection>self)
+            if self.frontend.notes is not None:
+                exchange.note = self.frontend.notes.begin(<Connection>self, NULL)
             self.append(exchange)
         else:
             self.frontend.leave_route(exchange)
@@ -224,6 +232,7 @@ cdef class Intake(Sender):
         else:
             exchange.state = PENDING
             body, self.collected = self.collected, None
+            exchange.body_length = <uint32_t>len(body)
             self.frontend.ask(exchange, body)
         return 0
 

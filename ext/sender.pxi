@@ -26,6 +26,7 @@ cdef class Sender:
     cdef Exchange first
     cdef Exchange last
     cdef uint64_t deadline_ns
+    cdef str client             # its address, once somebody wants to know
 
     cdef int append(self, Exchange exchange) except -1:
         exchange.request_id = self.frontend.next_id

@@ -6,6 +6,25 @@ INFERENCE: int
 MANAGEMENT: int
 
 class Exchange: ...
+
+class Note:
+    client: str
+    method: str | None
+    path: str | None
+    model: str | None
+    target_model: str | None
+    status: int
+    request_bytes: int
+    response_bytes: int
+    arrival_ns: int
+    whole_ns: int
+    started_ns: int
+    finished_ns: int
+    sent_ns: int
+    batch_rows: int
+    @property
+    def id(self) -> str: ...
+
 class Connection(asyncio.BufferedProtocol): ...
 
 class Frontend:
@@ -35,6 +54,7 @@ class Frontend:
         wake: Callable[[int], None],
     ) -> None: ...
     def protocol(self, surfaces: int) -> Connection: ...
+    def watch(self, hear: Callable[[list[Note]], None], share: float) -> None: ...
     def set_surroundings(self, cache: bytes, origin: bytes, preflight: bytes | None, execution_text: bytes) -> None: ...
     def set_health(self, status: int, text: str) -> None: ...
     def set_readiness(self, status: int, text: bytes) -> None: ...

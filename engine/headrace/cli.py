@@ -21,6 +21,7 @@ _METAVARS = {
     "int": "N",
     "size": "SIZE",
     "budget": "SIZE|N%",
+    "share": "off|on|N%",
     "seconds": "DURATION",
     "milliseconds": "DURATION",
     "microseconds": "DURATION",

@@ -348,6 +348,15 @@ class Config:
         0,
         1000,
     )
+    access_log: float = knob(
+        0.0,
+        "whether requests are logged, a line each: `off`, `on`, or the share that is, such as `1%`; answers of 500 and "
+        "more always are where it is not off, health checks never",
+        "ACCESS_LOG",
+        "share",
+        0,
+        1,
+    )
     log_level: str = knob("INFO", "least level that is printed", "LOG_LEVEL", "choice", choices=log.LEVELS)
     log_format: str = knob("text", "form of a log line", "LOG_FORMAT", "choice", choices=log.FORMATS)
     sagemaker: bool = False
@@ -395,6 +404,8 @@ def show(name: str, value: object) -> str:
         return units.format_size(value)
     if kind in ("seconds", "milliseconds") and isinstance(value, (int, float)):
         return units.format_duration(value)
+    if kind == "share" and isinstance(value, (int, float)):
+        return "off" if value == 0 else "on" if value == 1 else f"{100 * value:.6g}%"
     if isinstance(value, tuple):
         return ",".join(item.name if isinstance(item, ModelSpec) else str(item) for item in value)
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)

@@ -21,6 +21,7 @@ from headrace import errors, log, processes, surroundings
 from headrace._frontend import INFERENCE, MANAGEMENT, Exchange
 from headrace._frontend import Frontend as DataPath
 from headrace._memory import largest_slot
+from headrace.access_log import AccessLog
 from headrace.config import Config
 from headrace.control import Message
 from headrace.control_async import AsyncChannel
@@ -28,6 +29,7 @@ from headrace.control_async import AsyncChannel
 SWEEP_S = 0.25  # deadlines are enforced this exactly
 FILES_BESIDE = 256  # open files beside the clients' connections: segments, listeners, the management's
 FAREWELL_S = 2.0  # for last answers to arrive (a lingering close takes 1.5 s at most)
+FLUSH_S = 1.0  # for the last lines of the access log to be written
 TRIM_EVERY = 8  # sweeps; pages go back after they were not needed for two such periods
 
 _JSON = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
@@ -93,6 +95,10 @@ class Frontend:
             surroundings.preflight_fields(config),
             surroundings.execution_parameters(config),
         )
+        self.access_log: AccessLog | None = None
+        if config.access_log:
+            self.access_log = AccessLog(config.log_format, f"frontend-{self.index}")
+            self.path.watch(self.access_log.tell, config.access_log)
         os.close(board_fd)  # mapped; the segment's stays open for hole punching
         self.listeners = list(zip(message["listeners"], listeners, strict=True))
         self.servers: list[asyncio.Server] = []
@@ -116,6 +122,8 @@ class Frontend:
         self.sweep()
         self.channel.send({"op": "ready"})
         await self.channel.serve(self.hear)
+        if self.access_log is not None:
+            self.access_log.close(FLUSH_S)
 
     def sweep(self) -> None:
         self.loop.call_later(SWEEP_S, self.sweep)
@@ -164,7 +172,9 @@ class Frontend:
         elif op == "token":
             self.path.set_token(message["token"].encode(), message["guards_inference"], message["guards_reading"])
         elif op == "stats":
-            self.channel.reply(message, stats=self.path.stats(), tally=self.path.tally(message["busiest"]))
+            stats = self.path.stats()
+            stats["access_log_dropped"] = self.access_log.dropped if self.access_log is not None else 0
+            self.channel.reply(message, stats=stats, tally=self.path.tally(message["busiest"]))
             return
         elif op == "drain":
             self.spawn(self.drain(message))

@@ -97,7 +97,7 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         event, fields = _event(record)
-        words = [_timestamp(record.created), record.levelname, quote(self.process or record.name), quote(event)]
+        words = [timestamp(record.created), record.levelname, quote(self.process or record.name), quote(event)]
         words += [f"{quote(key)}={quote(_text(value))}" for key, value in fields.items()]
         return " ".join(words)
 
@@ -112,7 +112,7 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         event, fields = _event(record)
         line: dict[str, object] = {
-            "time": _timestamp(record.created),
+            "time": timestamp(record.created),
             "level": record.levelname,
             "process": self.process or record.name,
             "part": record.name,
@@ -161,6 +161,12 @@ def text(value: object) -> str:
     return _text(value)
 
 
+def timestamp(seconds: float) -> str:
+    """A time since the epoch as lines of the log have it, in UTC."""
+    ms = int(seconds * 1000)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(ms // 1000)) + f".{ms % 1000:03d}Z"
+
+
 def quote(text: str) -> str:
     """*text* as it is when it is one plain word; else in double quotes, with whatever is not printable escaped."""
     if text and text.isprintable() and not any(char in text for char in ' "=\\'):
@@ -200,11 +206,6 @@ def _text(value: object) -> str:
 
 def _utf8(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _timestamp(seconds: float) -> str:
-    ms = int(seconds * 1000)
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(ms // 1000)) + f".{ms % 1000:03d}Z"
 
 
 def _level_number(level: str | int) -> int:

@@ -34,6 +34,10 @@ _FRONTEND = {
         "headrace_frontend_copied_bytes_total",
         "bytes of bodies copied: out of the read buffer, small answers behind their heads",
     ),
+    "access_log_dropped": (
+        "headrace_access_log_dropped_total",
+        "lines of the access log that were dropped, as nobody read the log in time",
+    ),
     "parks": ("headrace_frontend_parks_total", "waits for completions that went to sleep"),
     "bells": ("headrace_frontend_bells_total", "system calls made to wake a worker"),
 }

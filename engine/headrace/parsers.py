@@ -42,6 +42,18 @@ def parse_budget(root: str, text: str) -> int:
         raise ValueError(f"{error}; or a share of the memory from 1% to 100%") from None
 
 
+def parse_share(root: str, text: str) -> float:
+    """A share of all, 0 to 1."""
+    words = {"off": 0.0, "false": 0.0, "no": 0.0, "on": 1.0, "true": 1.0, "yes": 1.0}
+    if (word := words.get(text.strip().lower())) is not None:
+        return word
+    number = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(%?)", text.strip())
+    share = float(number[1]) / (100 if number[2] else 1) if number else -1.0
+    if not 0 <= share <= 1:
+        raise ValueError("must be off, on, or a share of all: a percentage such as 1%, or a number from 0 to 1")
+    return share
+
+
 def parse_modules(root: str, text: str) -> tuple[str, ...]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
@@ -74,6 +86,7 @@ PARSERS: dict[str, Callable[[str, str], object]] = {
     "choice": lambda root, text: text.strip(),
     "bool": lambda root, text: units.parse_bool(text),
     "text": lambda root, text: text.strip(),
+    "share": parse_share,
     "modules": parse_modules,
     "hosts": parse_hosts,
     "field": parse_field,

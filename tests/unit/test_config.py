@@ -118,6 +118,7 @@ def test_each_knob_can_be_set_by_its_variable_and_shows_as_it_is_written(name):
         "max_response_bytes": "5KiB",
         "max_batch_delay_ms": "2.5ms",
         "token_scope": "all",
+        "access_log": "2.5%",
         "log_level": "WARNING",
         "log_format": "json",
     }.get(name, "9s" if name.endswith(("timeout_ms", "resident_ms", "idle_ms")) else "9")
@@ -358,3 +359,25 @@ def test_the_readme_s_table_is_up_to_date():
     parts = README.read_text().split("<!-- settings -->")
     assert len(parts) == 3, "README.md must have the table between two <!-- settings --> lines"
     assert parts[1].strip() == settings_table.render(), "paste the output of python -m headrace.settings_table"
+
+
+@pytest.mark.parametrize(
+    ("text", "share", "shown"),
+    [
+        ("off", 0, "off"),
+        ("On", 1, "on"),
+        ("1%", 0.01, "1%"),
+        ("0.01", 0.01, "1%"),
+        ("0", 0, "off"),
+        ("12.5 %", 0.125, "12.5%"),
+    ],
+)
+def test_a_share_is_a_word_a_percentage_or_a_number(text, share, shown):
+    assert value("access_log", HEADRACE_ACCESS_LOG=text) == pytest.approx(share)
+    assert config.show("access_log", value("access_log", HEADRACE_ACCESS_LOG=text)) == shown
+
+
+@pytest.mark.parametrize("text", ["", "5", "101%", "-1%", "sometimes", "1e-3"])
+def test_what_is_no_share_is_refused_with_what_would_be_one(text):
+    (problem,) = problems(HEADRACE_ACCESS_LOG=text)
+    assert problem.startswith(f"HEADRACE_ACCESS_LOG={text!r} must be off, on, or a share of all")

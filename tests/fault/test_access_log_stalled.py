@@ -1,0 +1,70 @@
+"""A log that nobody reads: requests go on, lines are dropped, counted, and told of once somebody reads again."""
+
+import os
+import threading
+
+import orjson
+from rig import Rig, rigged, wait_until
+
+from headrace.access_log import AccessLog
+
+
+def exchange(rig: Rig, count: int) -> None:
+    client, peer = rig.connect(), rig.peers[0]
+    for _ in range(count):
+        client.post(b"12345")
+        peer.echo(peer.take())
+        assert client.answer()[0] == 200
+
+
+def test_a_stalled_reader_delays_no_request_and_is_told_what_it_missed(monkeypatch) -> None:
+    monkeypatch.setattr("headrace.access_log.BUFFER_BYTES", 20_000)
+    reading, writing = os.pipe()
+    access = AccessLog("json", "frontend-0", writing)
+    try:
+        with rigged() as rig:
+            rig.call(rig.path.watch, access.tell, 1.0)
+            exchange(rig, 600)  # some 250 bytes each: more than a pipe and the buffer hold
+            wait_until(lambda: access.dropped, "nothing was dropped")
+            received = bytearray()
+            reader = threading.Thread(
+                target=lambda: [received.extend(piece) for piece in iter(lambda: os.read(reading, 65536), b"")]
+            )
+            reader.start()
+            wait_until(lambda: received.count(b"\n") + access.dropped == 600, "lines are lost without being counted")
+            exchange(rig, 1)
+        access.close(30)
+    finally:
+        os.close(writing)
+    reader.join(30)
+    lines = [orjson.loads(line) for line in received.splitlines()]
+    assert len(lines) == 602 - access.dropped  # and the one of the rig's own check
+    assert len({line["id"] for line in lines}) == len(lines)
+    os.close(reading)
+
+
+def test_a_client_that_goes_away_is_told_of_as_gone() -> None:
+    notes = []
+    with rigged() as rig:
+        rig.call(rig.path.watch, notes.extend, 1.0)
+        client, peer = rig.connect(), rig.peers[0]
+        client.post(b"12345", "x-amzn-sagemaker-target-model: real.tar.gz")
+        entry = peer.take()
+        client.reset()
+        (note,) = wait_until(lambda: list(notes), "not told of")
+        assert (note.status, note.model, note.target_model) == (499, "m", "real.tar.gz")
+        assert (note.request_bytes, note.response_bytes, note.finished_ns) == (5, 0, 0)
+        peer.echo(entry)
+
+
+def test_times_that_cannot_be_true_are_not_told() -> None:
+    notes = []
+    with rigged() as rig:
+        rig.call(rig.path.watch, notes.extend, 1.0)
+        client, peer = rig.connect(), rig.peers[0]
+        client.post(b"12345")
+        peer.publish(peer.take(), started_ns=1, finished_ns=2)
+        assert client.answer()[0] == 200
+        (note,) = wait_until(lambda: list(notes), "not told of")
+        assert (note.status, note.started_ns, note.finished_ns, note.batch_rows) == (200, 0, 0, 0)
+        assert 0 < note.arrival_ns <= note.whole_ns <= note.sent_ns
