@@ -210,6 +210,7 @@ cdef class Connection(Intake):
             memcpy(self.frontend.slot_start(self.filling.slot) + self.filling.body_length, data, length)
             self.filling.body_length += <uint32_t>length
             self.frontend.copied_bytes += length
+            self.filling.tally.counts.copied_bytes += length
         elif self.sink == TO_BYTES:
             self.collected.extend((<const char *>data)[:length])
         return 0

@@ -425,7 +425,10 @@ cdef class Frontend(Routes):
         if exchange.tally is not None:
             now = monotonic_ns()
             count_answer(&exchange.tally.counts, exchange.status, exchange.arrival_ns, now, exchange.body_length, response_bytes)
+            if response_bytes <= COPY_MOST:  # behind its head, by whoever sends it
+                exchange.tally.counts.copied_bytes += response_bytes
             if exchange.text is None:
+                exchange.tally.counts.copied_bytes += exchange.answer.copied_bytes
                 count_work(&exchange.tally.counts, exchange.whole_ns, exchange.answer.started_ns, exchange.answer.finished_ns,
                            now, exchange.answer.batch_rows)
         if exchange.note is not None:

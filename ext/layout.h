@@ -29,7 +29,7 @@
 #include <stdint.h>
 
 #define LAYOUT_MAGIC 0x3145434152444148ull /* "HADRACE1", little endian */
-#define LAYOUT_VERSION 3u
+#define LAYOUT_VERSION 4u
 
 #define MAX_WORKERS 1024u
 #define MAX_FRONTENDS 64u
@@ -141,9 +141,10 @@ typedef struct {
     uint8_t op;
     uint8_t flags;
     uint8_t kind; /* media type of the body; MEDIA_OTHER: the fields carry it; MEDIA_NONE: none is sent */
-    uint8_t pad[3];
-    uint32_t batch_rows; /* rows that ran together with this one */
-    uint32_t pad1;
+    uint8_t pad;
+    uint16_t batch_rows;   /* requests that ran together, this one included; 65535 stands for more */
+    uint32_t waited_us;    /* from the worker's taking it to started_ns; UINT32_MAX stands for more */
+    uint32_t copied_bytes; /* that the worker copied for it in user space; UINT32_MAX stands for more */
 } Completion;
 
 /* What the two sides tell each other about the request in a slot beside the rings, by its request_id, which no other request

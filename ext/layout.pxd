@@ -107,7 +107,9 @@ cdef extern from "layout.h" nogil:
         uint8_t op
         uint8_t flags
         uint8_t kind
-        uint32_t batch_rows
+        uint16_t batch_rows
+        uint32_t waited_us
+        uint32_t copied_bytes
 
     ctypedef struct SlotMark:
         uint64_t cancelled

@@ -19,6 +19,7 @@ cdef class Note:
     cdef readonly uint64_t response_bytes
     cdef readonly uint64_t arrival_ns   # of its head
     cdef readonly uint64_t whole_ns     # of its body's last byte
+    cdef readonly uint64_t taken_ns     # by its worker
     cdef readonly uint64_t started_ns   # its batch
     cdef readonly uint64_t finished_ns
     cdef readonly uint64_t sent_ns
@@ -90,6 +91,8 @@ cdef class Notes:
         if (exchange.text is None and exchange.whole_ns <= exchange.answer.started_ns <= exchange.answer.finished_ns <= now
                 and exchange.answer.started_ns):  # else it is no worker's answer, or its worker's memory is spoilt
             note.started_ns = exchange.answer.started_ns
+            note.taken_ns = max(exchange.whole_ns,
+                                note.started_ns - min(note.started_ns, <uint64_t>exchange.answer.waited_us * 1000))
             note.finished_ns = exchange.answer.finished_ns
             note.batch_rows = exchange.answer.batch_rows
         if not self.ready:

@@ -37,6 +37,8 @@ cdef class Request:
     cdef Port port
     cdef Segment segment
     cdef Submission entry
+    cdef uint64_t taken_ns      # out of the ring
+    cdef uint64_t copied_bytes
     cdef SlotBody slot_body
     cdef object view
     cdef object parsed_headers
@@ -195,9 +197,10 @@ cdef class Request:
         """The body as an array, by its content type and the model's dtype and shape."""
         return self.servable.decode(self)
 
-    def count_copy(self, uint64_t length):
-        """Adds to the worker's count of bytes that were copied in user space."""
+    cpdef count_copy(self, uint64_t length):
+        """Adds to the worker's count of bytes that were copied in user space, and to the model's."""
         self.port.page.copied_bytes += length
+        self.copied_bytes += length
 
     cdef uint64_t room_start(self):
         return align64(self.entry.body_length)
@@ -251,11 +254,13 @@ cdef class Request:
             memset(answer, 0, sizeof(Completion))
             answer.request_id = self.entry.request_id
             answer.started_ns = self.port.started_ns
+            if self.port.started_ns > self.taken_ns:
+                answer.waited_us = <uint32_t>min((self.port.started_ns - self.taken_ns) // 1000, <uint64_t>0xffffffff)
             answer.slot = self.entry.slot
             answer.generation = self.entry.generation
             answer.status = status
             answer.kind = kind
-            answer.batch_rows = self.port.batch_rows
+            answer.batch_rows = <uint16_t>min(self.port.batch_rows, <uint32_t>0xffff)
             answer.body_length = <uint32_t>length
             answer.fields_length = <uint32_t>fields_length
             body_at = capacity
@@ -280,7 +285,7 @@ cdef class Request:
             memcpy(self.segment.base + slot + fields_at, PyBytes_AS_STRING(fields), fields_length)
             if data != self.segment.base + slot + body_at and data != self.segment.bodies + slot + body_at:
                 fault_memcpy(b"worker.mid_write", self.segment.base + slot + body_at, data, length)
-                self.port.page.copied_bytes += length
+                self.count_copy(length)
             answer.offset = <uint32_t>fields_at
             answer.body_offset = <uint32_t>body_at
             self.answered = True
@@ -304,6 +309,7 @@ cdef class Request:
     cdef int publish(self) except -1:
         self.answer.op = COMPLETE_DONE
         self.answer.finished_ns = monotonic_ns()
+        self.answer.copied_bytes = <uint32_t>min(self.copied_bytes, <uint64_t>0xffffffff)
         if self.slot_body is not None and self.slot_body.exports != 0:
             self.answer.flags |= COMPLETE_HELD
             memset(&self.slot_body.release, 0, sizeof(Completion))

@@ -163,6 +163,7 @@ cdef class Slots:
         target = self.slot_start(larger)
         memcpy(target, self.slot_start(slot), exchange.body_length)
         self.copied_bytes += exchange.body_length
+        exchange.tally.counts.copied_bytes += exchange.body_length
         memcpy(target + needed - align64(exchange.head_length),
                self.slot_start(slot) + capacity - align64(exchange.head_length), exchange.head_length)
         self.take_slot(exchange, larger)

@@ -45,6 +45,7 @@ typedef struct {
     uint64_t others[STATUS_CLASSES];
     uint64_t request_bytes;  /* of bodies */
     uint64_t response_bytes; /* likewise */
+    uint64_t copied_bytes;   /* of both, in user space, by this side and by workers */
     Times whole;             /* from the request's head to the answer's hand-over to the kernel */
     Times queued;            /* from the body's last byte to the beginning of the batch */
     Times computed;          /* from there to the answer */

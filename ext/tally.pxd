@@ -19,6 +19,7 @@ cdef extern from "tally.h" nogil:
         uint64_t *others
         uint64_t request_bytes
         uint64_t response_bytes
+        uint64_t copied_bytes
         Times whole
         Times queued
         Times computed

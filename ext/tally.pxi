@@ -25,6 +25,7 @@ cdef class Tally:
             "statuses": statuses,
             "request_bytes": counts.request_bytes,
             "response_bytes": counts.response_bytes,
+            "copied_bytes": counts.copied_bytes,
             "request_seconds": times_report(&counts.whole),
             "queue_seconds": times_report(&counts.queued),
             "compute_seconds": times_report(&counts.computed),

@@ -113,6 +113,7 @@ cdef class Port:
     cdef uint64_t waiting_from_ns  # beginning of the last wait; 0 once its gap is known
     cdef uint64_t control_seen
     cdef uint64_t started_ns
+    cdef uint64_t taken_ns  # last look into a ring that had something
     cdef uint32_t batch_rows
     cdef list segments
     cdef RingEnd *submits[MAX_FRONTENDS]
@@ -202,6 +203,7 @@ cdef class Port:
             if segment.backlog:
                 segment.flush_backlog()
             if not ring_is_empty(&segment.submit):
+                self.taken_ns = monotonic_ns()
                 crash_point(b"worker.before_take")
             while ring_pop(&segment.submit, &entry):
                 self.accept(segment, &entry)
@@ -216,6 +218,7 @@ cdef class Port:
         request.port = self
         request.segment = segment
         request.entry = entry[0]
+        request.taken_ns = self.taken_ns
         if entry.op == SUBMIT_GRANT and self.use_room(request):
             return 0
         if (entry.op != SUBMIT_RUN or start < ARENA_OFFSET or start + capacity > segment.length or entry.slot >= SLOTS_MAX
@@ -400,7 +403,7 @@ cdef class Port:
         PyObject_GetBuffer(body, &view, PyBUF_SIMPLE)
         memcpy(segment.base + base, PyBytes_AS_STRING(fields), len(fields))
         memcpy(segment.base + base + body_at, view.buf, answer.body_length)
-        self.page.copied_bytes += answer.body_length
+        request.count_copy(answer.body_length)
         PyBuffer_Release(&view)
         body = None
         answer.slot = grant.entry.slot

@@ -18,6 +18,7 @@ class Note:
     response_bytes: int
     arrival_ns: int
     whole_ns: int
+    taken_ns: int
     started_ns: int
     finished_ns: int
     sent_ns: int

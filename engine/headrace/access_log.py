@@ -87,7 +87,8 @@ def _fields(note: "Note") -> dict[str, object]:
     fields["status"] = note.status
     fields["bytes_in"], fields["bytes_out"] = note.request_bytes, note.response_bytes
     if note.finished_ns:
-        fields["queue_ms"] = _ms(note.started_ns - note.whole_ns)
+        fields["queue_ms"] = _ms(note.taken_ns - note.whole_ns)
+        fields["batch_ms"] = _ms(note.started_ns - note.taken_ns)
         fields["batch_rows"] = note.batch_rows
         fields["compute_ms"] = _ms(note.finished_ns - note.started_ns)
     if note.arrival_ns:

@@ -81,6 +81,7 @@ _HISTOGRAMS = {
 _BYTES = {
     "request_bytes": ("headrace_request_bytes_total", "bytes of request bodies that were answered"),
     "response_bytes": ("headrace_response_bytes_total", "bytes of answers' bodies"),
+    "copied_bytes": ("headrace_copied_bytes_total", "bytes of both that the server copied in user space"),
 }
 _MODEL = {
     "memory_bytes": ("headrace_model_memory_bytes", "memory that the model's replicas are charged"),

@@ -68,6 +68,8 @@ def test_each_request_is_counted_once_with_its_status_its_bytes_and_its_times(
         phases = found["headrace_queue_seconds_sum", model] + found["headrace_compute_seconds_sum", model]
         assert 0 < phases <= found["headrace_request_seconds_sum", model]
     assert found["headrace_batch_rows_sum", "pair"] == 4
+    # Each body once, as it came with its head; each answer into its slot and, if somebody was there, behind its head.
+    assert found["headrace_copied_bytes_total", "pair"] == 3 * 2 + 2 * (2 + 2)
     assert found["headrace_compute_seconds_sum", "pair"] >= 2 * 0.02
     assert found["headrace_compute_seconds_bucket", "0.01", "pair"] == 0
     assert not [key for key in found if "none" in key]  # no client makes up labels

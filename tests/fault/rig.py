@@ -97,9 +97,11 @@ class Peer:
             "flags": 0,
             "kind": MEDIA_JSON,
             "batch_rows": 1,
+            "waited_us": 0,
+            "copied_bytes": 0,
         } | changes
         tail = self.word(COMPLETE_TAIL)
-        COMPLETION.pack_into(self.rig.memory, self.pair + COMPLETIONS + tail % RING_ENTRIES * 64, *fields.values(), 0)
+        COMPLETION.pack_into(self.rig.memory, self.pair + COMPLETIONS + tail % RING_ENTRIES * 64, *fields.values())
         self.set_word(COMPLETE_TAIL, tail + 1)
         if wake:
             self.rig.ring()

@@ -85,7 +85,8 @@ class FrontendEnd:
     def completions(self) -> list[SimpleNamespace]:
         """What the worker has published since the last look."""
         names = (
-            "request_id started finished slot generation offset fields_length body_offset body_length status op flags"
+            "request_id started finished slot generation offset fields_length body_offset body_length status op flags "
+            "kind batch_rows waited_us copied_bytes"
         )
         tail = int.from_bytes(self.memory[RINGS_OFFSET + COMPLETE_TAIL : RINGS_OFFSET + COMPLETE_TAIL + 8], "little")
         found = []
@@ -284,3 +285,18 @@ def test_should_wait_with_completions_that_find_the_ring_full(end):
     assert len(first) == RING_ENTRIES
     end.run()  # a look at the rings: the backlog goes out
     assert [completion.request_id for completion in first + end.completions()] == list(range(1, total + 1))
+
+
+def test_should_say_what_it_copied_and_how_long_the_request_waited_in_its_queue(end):
+    end.submit(0, b"12345")
+    assert end.port.waiting(1) == 1  # taken
+    until_ns = time.monotonic_ns() + 5_000_000
+    while time.monotonic_ns() < until_ns:
+        pass
+    _, (request,) = end.port.next_batch(False)
+    request.count_copy(10)
+    request.reply(200, media.JSON, b"123")
+    (completion,) = end.completions()
+    assert completion.copied_bytes == 10 + 3
+    assert completion.waited_us >= 5_000
+    assert completion.batch_rows == 1

@@ -13,7 +13,7 @@ from headrace.compression import Codings
 
 # ext/layout.h
 SUBMISSION = struct.Struct("<QQQIIIIIIIHBBB7x")
-COMPLETION = struct.Struct("<QQQIIIIIIHBBB3xII")
+COMPLETION = struct.Struct("<QQQIIIIIIHBBBxHII")
 ENTRIES = 1024
 RINGS = 4096
 SUBMIT_TAIL, COMPLETE_TAIL, COMPLETE_HEAD = RINGS, RINGS + 256, RINGS + 256 + 128

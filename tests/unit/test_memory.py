@@ -238,7 +238,7 @@ def memfd(length, header=b""):
     return fd
 
 
-HEADER = b"HADRACE1\3\0\0\0\0\4\0\0"
+HEADER = b"HADRACE1\4\0\0\0\0\4\0\0"
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ def counted(requests: int) -> dict:
         "statuses": {"200": requests - 1, "503": 1} if requests else {},
         "request_bytes": 10 * requests,
         "response_bytes": 20 * requests,
+        "copied_bytes": 30 * requests,
         "request_seconds": slow,
         "queue_seconds": fast,
         "compute_seconds": fast,
@@ -104,6 +105,7 @@ def test_frontends_are_added_up_and_the_rest_is_other():
     assert found["headrace_queue_seconds_bucket{le=1e-05,model=m}"] == 7
     assert found["headrace_request_seconds_count{model=other}"] == 2
     assert found["headrace_request_bytes_total{model=other}"] == 20
+    assert found["headrace_copied_bytes_total{model=other}"] == 60
     assert found["headrace_model_in_flight{model=m}"] == 2
     assert found["headrace_model_in_flight{model=other}"] == 7 - 2 - 1
 

@@ -1,7 +1,8 @@
-"""A log that nobody reads: requests go on, lines are dropped, counted, and told of once somebody reads again."""
+"""What a frontend tells of single requests; an access log that nobody reads delays nobody, and counts its losses."""
 
 import os
 import threading
+import time
 
 import orjson
 from rig import Rig, rigged, wait_until
@@ -68,3 +69,20 @@ def test_times_that_cannot_be_true_are_not_told() -> None:
         (note,) = wait_until(lambda: list(notes), "not told of")
         assert (note.status, note.started_ns, note.finished_ns, note.batch_rows) == (200, 0, 0, 0)
         assert 0 < note.arrival_ns <= note.whole_ns <= note.sent_ns
+
+
+def test_a_wait_is_told_apart_by_what_the_worker_says_of_it_if_that_can_be_true() -> None:
+    notes = []
+    with rigged() as rig:
+        rig.call(rig.path.watch, notes.extend, 1.0)
+        client, peer = rig.connect(), rig.peers[0]
+        for waited_us in (3_000, 0xFFFFFFFF):
+            client.post(b"12345")
+            entry = peer.take()
+            started_ns = entry.arrival_ns + 5_000_000
+            wait_until(lambda: time.monotonic_ns() > started_ns, "no time goes by")  # noqa: B023
+            peer.publish(entry, started_ns=started_ns, finished_ns=started_ns, waited_us=waited_us, batch_rows=7)
+            assert client.answer()[0] == 200
+        told, untrue = wait_until(lambda: len(notes) == 2 and notes, "not told of")
+        assert (told.started_ns - told.taken_ns, told.batch_rows) == (3_000_000, 7)
+        assert (untrue.taken_ns, untrue.batch_rows) == (untrue.whole_ns, 7)
