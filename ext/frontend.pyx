@@ -83,6 +83,7 @@ from http cimport (
     http_is_error,
     http_limits_default,
     http_method_name,
+    http_next_field,
     http_parse_head,
     http_split_path,
 )
@@ -143,7 +144,19 @@ from ring cimport (
     store_relaxed,
 )
 from access cimport access_granted
-from note cimport note_is_sampled, note_target_model
+from note cimport (
+    TRACE_FLAGS_AT,
+    TRACE_LINE_LENGTH,
+    TRACE_PARENT_AT,
+    NoteFields,
+    Trace,
+    note_fields,
+    note_is_sampled,
+    note_random,
+    trace_read,
+    trace_write_hex,
+    trace_write_line,
+)
 from fault cimport crash_point, fault_strikes
 from tally cimport (
     ROW_BOUNDS,
@@ -318,10 +331,10 @@ cdef class Frontend(Routes):
         connection.surfaces = surfaces
         return connection
 
-    def watch(self, hear, double share):
-        """From now on *hear* gets, once a turn of the loop, a list of Notes: of that share of requests (0 to 1) and of all whose
-        answers have a status of 500 or more; never of health checks."""
-        self.notes = Notes(self.loop, hear, share)
+    def watch(self, hear, share, sampling, unsigned long long seed):
+        """From now on *hear* gets, once a turn of the loop, a list of Notes: of requests to be logged, but health checks, and of
+        predictions to be traced. See Notes for share, sampling and seed."""
+        self.notes = Notes(self.loop, hear, share, sampling, seed)
 
     def set_surroundings(self, bytes cache, bytes origin, bytes preflight, bytes execution_text):
         """Field lines that all answers have, those for a preflight request (None: not answered), /execution-parameters."""

@@ -100,6 +100,8 @@ cdef class Intake(Sender):
                 return self.decline(exchange, 405, b"a prediction is asked for with POST", b"allow: GET, POST, PUT\r\n")
             name = name_of(target, &path, frontend.scratch,
                            (<char *>data)[head.query.offset:head.query.offset + head.query.length])
+            if exchange.note is not None:
+                frontend.notes.trace(exchange.note, route_text(target, path.count), data, head)
             route = frontend.default_route if name is None else frontend.routes.get(name)
             if route is None:
                 return self.decline_unknown(exchange, name)

@@ -119,13 +119,15 @@ cdef class Slots:
         """Leases a slot for a request whose head is complete, and puts the head at its end. False: there is none now."""
         cdef HttpHead *head = &self.head
         cdef uint64_t head_length = head.head_length - head.skipped
+        cdef uint64_t added = exchange.note.head_added if exchange.note is not None else 0
         cdef uint64_t body = head.content_length
         cdef uint64_t needed, capacity
         cdef uint32_t slot
+        cdef uint8_t *target
         cdef bint is_incomplete = body > behind or head.flags & HTTP_CHUNKED
         if head.flags & HTTP_CHUNKED:
             body = REST_STEP
-        needed = align64(body) + align64(head_length) + route.room
+        needed = align64(body) + align64(head_length + added) + route.room
         if is_incomplete and self.incomplete_bytes and self.incomplete_bytes + needed > self.incomplete_share(body):
             return False
         slot = self.lease(needed)
@@ -135,8 +137,11 @@ cdef class Slots:
         self.take_slot(exchange, slot)
         self.count_held(exchange, capacity)
         exchange.slot = slot
-        exchange.head_length = <uint32_t>head_length
-        memcpy(self.slot_start(slot) + capacity - align64(head_length), data + head.skipped, head_length)
+        exchange.head_length = <uint32_t>(head_length + added)
+        target = self.slot_start(slot) + capacity - align64(head_length + added)
+        memcpy(target, data + head.skipped, head_length)
+        if exchange.note is not None:
+            exchange.note.pass_on(target, head_length + added)
         if is_incomplete:
             connection.incomplete_bytes = capacity
             self.incomplete_bytes += capacity

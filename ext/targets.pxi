@@ -74,6 +74,17 @@ cdef inline bint segment_is(HttpPath *path, const uint8_t *text, int index, byte
             and memcmp(text + span.offset, PyBytes_AS_STRING(name), span.length) == 0)
 
 
+cdef str route_text(int target, uint32_t count):
+    """What the path of a prediction, of so many segments, is a case of."""
+    if target == TARGET_DEFAULT:
+        return "/invocations"
+    if target == TARGET_LEGACY:
+        return "/{model_name}/predict"
+    if target == TARGET_TRY:
+        return "/console/predict/{model_name}"
+    return "/models/{model_name}/invoke" if count == 3 else "/predictions/{model_name}"
+
+
 cdef object name_of(int target, HttpPath *path, const uint8_t *text, bytes query):
     """The model that is asked for, as bytes; None where the default one is meant."""
     cdef HttpSpan *span

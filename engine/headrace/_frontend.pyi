@@ -8,9 +8,14 @@ MANAGEMENT: int
 class Exchange: ...
 
 class Note:
+    is_logged: bool
+    is_traced: bool
+    is_https: bool
+    is_http10: bool
     client: str
     method: str | None
     path: str | None
+    route: str | None
     model: str | None
     target_model: str | None
     status: int
@@ -23,8 +28,14 @@ class Note:
     finished_ns: int
     sent_ns: int
     batch_rows: int
+    span_id: int
+    parent_id: int
+    parent_flags: int
+    tracestate: str | None
     @property
     def id(self) -> str: ...
+    @property
+    def trace_id(self) -> int: ...
 
 class Connection(asyncio.BufferedProtocol): ...
 
@@ -55,7 +66,9 @@ class Frontend:
         wake: Callable[[int], None],
     ) -> None: ...
     def protocol(self, surfaces: int) -> Connection: ...
-    def watch(self, hear: Callable[[list[Note]], None], share: float) -> None: ...
+    def watch(
+        self, hear: Callable[[list[Note]], None], share: float | None, sampling: tuple[bool, float] | None, seed: int
+    ) -> None: ...
     def set_surroundings(self, cache: bytes, origin: bytes, preflight: bytes | None, execution_text: bytes) -> None: ...
     def set_health(self, status: int, text: str) -> None: ...
     def set_readiness(self, status: int, text: bytes) -> None: ...

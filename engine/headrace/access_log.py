@@ -78,6 +78,9 @@ def _pieces(lines: Sequence[bytes]) -> Iterator[bytes]:
         yield b"".join(lines[start:])
 
 
+_SENT = ("path", "model", "target_model")  # fields whose text a client or a user chose
+
+
 def _fields(note: "Note") -> dict[str, object]:
     """What is known of it, in the order of the line."""
     fields: dict[str, object] = {"id": note.id, "client": note.client}
@@ -97,7 +100,7 @@ def _fields(note: "Note") -> dict[str, object]:
 
 
 def _text(process: str, note: "Note", offset_ns: int) -> bytes:
-    words = [f"{key}={value if type(value) is not str else log.quote(value)}" for key, value in _fields(note).items()]
+    words = [f"{key}={log.quote(str(value)) if key in _SENT else value}" for key, value in _fields(note).items()]
     return f"{_time(note, offset_ns)} INFO {process} access {' '.join(words)}\n".encode()
 
 

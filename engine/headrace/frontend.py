@@ -17,8 +17,8 @@ from urllib.parse import unquote_to_bytes
 import orjson
 import uvloop
 
-from headrace import errors, log, processes, surroundings
-from headrace._frontend import INFERENCE, MANAGEMENT, Exchange
+from headrace import errors, log, processes, surroundings, tracing
+from headrace._frontend import INFERENCE, MANAGEMENT, Exchange, Note
 from headrace._frontend import Frontend as DataPath
 from headrace._memory import largest_slot
 from headrace.access_log import AccessLog
@@ -29,7 +29,7 @@ from headrace.control_async import AsyncChannel
 SWEEP_S = 0.25  # deadlines are enforced this exactly
 FILES_BESIDE = 256  # open files beside the clients' connections: segments, listeners, the management's
 FAREWELL_S = 2.0  # for last answers to arrive (a lingering close takes 1.5 s at most)
-FLUSH_S = 1.0  # for the last lines of the access log to be written
+FLUSH_S = 1.0  # each for the last lines of the access log to be written, the last spans to be sent
 TRIM_EVERY = 8  # sweeps; pages go back after they were not needed for two such periods
 
 _JSON = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
@@ -98,7 +98,10 @@ class Frontend:
         self.access_log: AccessLog | None = None
         if config.access_log:
             self.access_log = AccessLog(config.log_format, f"frontend-{self.index}")
-            self.path.watch(self.access_log.tell, config.access_log)
+        self.tracer = tracing.start(os.environ, self.log)
+        if self.access_log is not None or self.tracer is not None:
+            sampling = self.tracer.sampling if self.tracer is not None else None
+            self.path.watch(self.tell, config.access_log or None, sampling, int.from_bytes(os.urandom(8), "little"))
         os.close(board_fd)  # mapped; the segment's stays open for hole punching
         self.listeners = list(zip(message["listeners"], listeners, strict=True))
         self.servers: list[asyncio.Server] = []
@@ -122,8 +125,9 @@ class Frontend:
         self.sweep()
         self.channel.send({"op": "ready"})
         await self.channel.serve(self.hear)
-        if self.access_log is not None:
-            self.access_log.close(FLUSH_S)
+        for told in (self.access_log, self.tracer):
+            if told is not None:
+                told.close(FLUSH_S)
 
     def sweep(self) -> None:
         self.loop.call_later(SWEEP_S, self.sweep)
@@ -174,6 +178,7 @@ class Frontend:
         elif op == "stats":
             stats = self.path.stats()
             stats["access_log_dropped"] = self.access_log.dropped if self.access_log is not None else 0
+            stats["traces_dropped"] = self.tracer.dropped if self.tracer is not None else 0
             self.channel.reply(message, stats=stats, tally=self.path.tally(message["busiest"]))
             return
         elif op == "drain":
@@ -183,6 +188,13 @@ class Frontend:
             raise ValueError(f"unknown control message {op!r}")
         if "id" in message:
             self.channel.reply(message)
+
+    def tell(self, notes: list[Note]) -> None:
+        """What became of single requests, to whoever wants to know."""
+        if self.access_log is not None and (logged := [note for note in notes if note.is_logged]):
+            self.access_log.tell(logged)
+        if self.tracer is not None and (traced := [note for note in notes if note.is_traced]):
+            self.tracer.tell(traced)
 
     def spawn(self, work: Any) -> None:
         task = self.loop.create_task(work)

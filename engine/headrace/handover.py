@@ -10,11 +10,13 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from headrace import log
+
 T = TypeVar("T")
 
 
 class Handover(Generic[T]):
-    """work: is called in the thread with each thing put in, in order; what it raises ends nothing, so it should log it.
+    """work: is called in the thread with each thing put in, in order; what it raises is logged.
     most: sizes that may wait together."""
 
     def __init__(self, name: str, work: Callable[[T], None], most: int) -> None:
@@ -48,5 +50,7 @@ class Handover(Generic[T]):
             thing, size = item
             try:
                 self._work(thing)
+            except Exception:
+                log.get("handover").exception("handover.broke", thread=self._thread.name)
             finally:
                 self._size_out += size

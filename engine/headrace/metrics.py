@@ -38,6 +38,7 @@ _FRONTEND = {
         "headrace_access_log_dropped_total",
         "lines of the access log that were dropped, as nobody read the log in time",
     ),
+    "traces_dropped": ("headrace_traces_dropped_total", "sampled requests of which no spans could be made in time"),
     "parks": ("headrace_frontend_parks_total", "waits for completions that went to sleep"),
     "bells": ("headrace_frontend_bells_total", "system calls made to wake a worker"),
 }

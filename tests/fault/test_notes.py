@@ -24,7 +24,7 @@ def test_a_stalled_reader_delays_no_request_and_is_told_what_it_missed(monkeypat
     access = AccessLog("json", "frontend-0", writing)
     try:
         with rigged() as rig:
-            rig.call(rig.path.watch, access.tell, 1.0)
+            rig.call(rig.path.watch, access.tell, 1.0, None, 1)
             exchange(rig, 600)  # some 250 bytes each: more than a pipe and the buffer hold
             wait_until(lambda: access.dropped, "nothing was dropped")
             received = bytearray()
@@ -47,7 +47,7 @@ def test_a_stalled_reader_delays_no_request_and_is_told_what_it_missed(monkeypat
 def test_a_client_that_goes_away_is_told_of_as_gone() -> None:
     notes = []
     with rigged() as rig:
-        rig.call(rig.path.watch, notes.extend, 1.0)
+        rig.call(rig.path.watch, notes.extend, 1.0, None, 1)
         client, peer = rig.connect(), rig.peers[0]
         client.post(b"12345", "x-amzn-sagemaker-target-model: real.tar.gz")
         entry = peer.take()
@@ -61,7 +61,7 @@ def test_a_client_that_goes_away_is_told_of_as_gone() -> None:
 def test_times_that_cannot_be_true_are_not_told() -> None:
     notes = []
     with rigged() as rig:
-        rig.call(rig.path.watch, notes.extend, 1.0)
+        rig.call(rig.path.watch, notes.extend, 1.0, None, 1)
         client, peer = rig.connect(), rig.peers[0]
         client.post(b"12345")
         peer.publish(peer.take(), started_ns=1, finished_ns=2)
@@ -74,7 +74,7 @@ def test_times_that_cannot_be_true_are_not_told() -> None:
 def test_a_wait_is_told_apart_by_what_the_worker_says_of_it_if_that_can_be_true() -> None:
     notes = []
     with rigged() as rig:
-        rig.call(rig.path.watch, notes.extend, 1.0)
+        rig.call(rig.path.watch, notes.extend, 1.0, None, 1)
         client, peer = rig.connect(), rig.peers[0]
         for waited_us in (3_000, 0xFFFFFFFF):
             client.post(b"12345")

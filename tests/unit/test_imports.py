@@ -20,7 +20,7 @@ SIDES = {
         MODEL_LIBRARIES,
     ),
     "loops": ("control_async", "roots loops", MODEL_LIBRARIES),
-    "frontend": ("frontend access_log handover", "roots loops frontend", MODEL_LIBRARIES),
+    "frontend": ("frontend access_log tracing handover", "roots loops frontend", MODEL_LIBRARIES),
     "worker": (
         "worker template batcher loaders model request namespace native tuner answers handler script mms multipart "
         "compression npz npz_file safetensors weights",

@@ -35,6 +35,7 @@ OPTIONAL = {
     "backports": "zstd",
     "cryptography": "keystore",
     "matplotlib": "bench",
+    "opentelemetry": "otel",
     "rich": "top",
     "scipy": "test",
     "sklearn": "train",
