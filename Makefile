@@ -140,9 +140,10 @@ profile: $(VENV)/.installed-test
 
 bench-peers: $(VENV)/.installed-test
 	@command -v wrk >/dev/null || { echo "make: no wrk, the load generator: install it (Debian: apt-get install wrk)" >&2; exit 1; }
+	$(PIP) install --editable '.[bench]'
 	-$(BIN)/python -m bench.peers install
 	$(BIN)/python -m bench.compare $(ARGS)
-	$(BIN)/python -m bench.compare_page > docs/benchmarks.md
+	$(BIN)/python -m bench.compare_page
 
 bench-micro: $(VENV)/.installed-test
 	$(BIN)/python -m pytest bench/micro --benchmark-enable --benchmark-only $(ARGS)

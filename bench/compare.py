@@ -1,38 +1,44 @@
-"""Headrace, its rivals and the yardsticks at the same work: what each can do at most.
+"""Headrace, its rivals and the yardsticks at the same work: what each can do, how long one waits, what it costs.
 
     python -m bench.compare [--rounds 5] [--seconds 2] [--servers NAME,...] [--points echo:64,...] [--slice SECONDS]
 
-A round starts each server afresh, one after the other, and takes it through all points: a scenario and a number of
-connections, in a closed loop, after an answer was checked and the server warmed up. The order of servers moves on by
-one each round. What is done is added to the result file at once and not done again, so a campaign may be cut into
-slices (--slice ends one after so many seconds) and go on later; another --output, or --fresh, begins a new one. A
-server that is not here or does not come up stands in the result with the reason.
+What the points are is told in bench/points.py. A round takes all servers in turn through each setup: a server is
+started afresh, its answers are checked, it is warmed up, measured at the setup's points, and checked again. The order
+of servers moves on by one each round. What is done is added to the result file at once and not done again, so a
+campaign may be cut into slices (--slice: no server is begun that would not be done after so many seconds) and into
+calls with other points or rounds; another --output, or --fresh, begins a new one. A server that is not here, cannot do
+something or does not come up stands in the result with the reason.
 """
 
 import argparse
 import json
+import os
 import signal
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import environment, procfs, servers, wrk
+from bench import environment, measures, points, servers, wrk
 from bench.errors import BenchError
 from bench.peers.catalogue import PEERS
 from bench.peers.install import version
+from bench.points import Point
 from bench.report import Run
-from bench.scenarios import Scenario, all_scenarios
-from bench.servers import Running, Server
+from bench.servers import Server, Setup
 
 RESULT = Path(__file__).parent / "results" / "peers.json"
-POINTS = (("echo", 1), ("echo", 64), ("mlp", 1), ("mlp", 64), ("tensor", 1), ("tensor", 16))
+POINTS = (
+    *("echo:1", "echo:64", "echo:64@50%", "echo:64@80%", "mlp:1", "mlp:64", "mlp:64@50%", "mlp:64@80%"),
+    *("tensor:1", "tensor:16", "tensor:16@50%", "tensor:16@80%", "batch:64", "mixed:16"),
+    *("1kb:16", "64kb:16", "1mb:16", "large:2"),
+    *("tls:64", "many:64", "crash:16", "cold:10", "memory:1", "memory:10", "memory:50"),
+)
 NAMES = (*servers.SERVERS, *PEERS)
-WARM_UP_CONNECTIONS = 16
+UNKNOWN_S = 45.0  # what a server is thought to take at a setup that it was never measured at
 
-Point = tuple[str, int]
+Job = tuple[int, str, list[Point]]  # round, server, points of one setup
 
 
 def main(words: Sequence[str]) -> int:
@@ -52,107 +58,101 @@ def main(words: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
-def due(runs: Sequence[Run], names: Sequence[str], rounds: int) -> list[tuple[int, str]]:
-    """What is still to be done, as (round, server), in its order: round by round, each beginning one server later."""
-    done = {(run["round"], run["server"]) for run in runs}
-    order = []
-    for index in range(rounds):
-        turn = index % len(names)
-        order += [(index + 1, name) for name in (*names[turn:], *names[:turn])]
-    return [job for job in order if job not in done]
+def due(result: Mapping[str, Any], names: Sequence[str], wanted: Sequence[Point], rounds: int) -> list[Job]:
+    """What is still to be done, in its order: round by round, setup by setup, each round beginning one server later.
+    What failed in a round is not tried again in it."""
+    tried = [*result["runs"], *result["failed"]]
+    done = {(each["round"], each["server"], each["scenario"], each["connections"]) for each in tried}
+    jobs = []
+    for index in range(1, rounds + 1):
+        turn = (index - 1) % len(names)
+        for group in points.by_setup(wanted).values():
+            for name in (*names[turn:], *names[:turn]):
+                left = [point for point in group if not points.refusal(name, point)]
+                left = [point for point in left if (index, name, point.name, point.number) not in done]
+                if left:
+                    jobs.append((index, name, left))
+    return jobs
+
+
+def expected_s(result: Mapping[str, Any], name: str, job: Sequence[Point]) -> float:
+    """From earlier rounds at the same setup."""
+    took = [each["took_s"] for each in result["took"] if (each["server"], each["setup"]) == (name, job[0].setup)]
+    return max(took, default=UNKNOWN_S)
 
 
 def _begin(arguments: argparse.Namespace) -> dict[str, Any]:
     """The result so far. BenchError when it was measured otherwise: figures of two kinds are no series."""
     settings = {
         "seconds": arguments.seconds,
-        "points": [list(point) for point in arguments.points],
         "peers": {name: {"version": version(peer), "settings": peer.settings} for name, peer in PEERS.items()},
     }
     if arguments.output.exists() and not arguments.fresh:
         result: dict[str, Any] = json.loads(arguments.output.read_text())
         if result["settings"] != settings:
             raise BenchError(f"{arguments.output} was measured with other settings: --fresh begins anew")
-        return result
-    described = environment.describe(["python", "-m", "bench.compare", *sys.argv[1:]])
-    return {"bench": "compare", "environment": described, "settings": settings, "absent": {}, "runs": []}
+        result["points"] = list(dict.fromkeys([*result["points"], *map(str, arguments.points)]))
+    else:
+        described = environment.describe(["python", "-m", "bench.compare", *sys.argv[1:]])
+        result = {"bench": "compare", "environment": described, "settings": settings}
+        result |= {"points": list(map(str, arguments.points)), "absent": {}, "failed": [], "took": [], "runs": []}
+    if arguments.retry:
+        result["failed"] = []
+    return result
 
 
 def _go_on(result: dict[str, Any], arguments: argparse.Namespace) -> None:
-    scenarios = all_scenarios()
-    ends = time.monotonic() + arguments.slice if arguments.slice else None
-    longest = 0.0
-    for index, name in due(result["runs"], arguments.servers, arguments.rounds):
-        began = time.monotonic()
-        if ends is not None and began + longest > ends:
-            return
-        reason = PEERS[name].absent() if name in PEERS else ""
-        if not reason:
-            try:
-                runs = measure(name, [(scenarios[point[0]], point[1]) for point in arguments.points], arguments.seconds)
-                result["runs"] += [{"round": index} | run for run in runs]
-                result["absent"].pop(name, None)
-            except BenchError as error:
-                reason = str(error)[:300]
-        if reason and not any(run["server"] == name for run in result["runs"]):
+    began = time.monotonic()
+    for index, name, job in due(result, arguments.servers, arguments.points, arguments.rounds):
+        if reason := PEERS[name].absent() if name in PEERS else "":
             result["absent"][name] = reason
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(result, indent=1) + "\n")
-        longest = max(longest, time.monotonic() - began)
-        print(f"round {index} {name}: {reason or f'{time.monotonic() - began:.0f} s'}", file=sys.stderr, flush=True)
+            continue
+        if arguments.slice and time.monotonic() - began + expected_s(result, name, job) > arguments.slice:
+            continue  # a shorter one may still be done
+        result["absent"].pop(name, None)
+        started = time.monotonic()
+        left = list(job)
+        try:
+            before = [run for run in result["runs"] if (run["round"], run["server"]) == (index, name)]
+            for run in measure(name, job, arguments.seconds, before):
+                result["runs"].append({"round": index} | run)
+                left.pop(0)
+        except BenchError as error:  # at the first of those that are left; the others are tried again
+            reason = str(error)[:300]
+            failed = {"round": index, "server": name, "scenario": left[0].name, "connections": left[0].number}
+            result["failed"].append(failed | {"reason": reason})
+        took_s = round(time.monotonic() - started, 1)
+        result["took"].append({"server": name, "setup": job[0].setup, "took_s": took_s})
+        write(result, arguments.output)
+        done_at = ", ".join(map(str, job))
+        print(f"round {index} {name} {done_at}: {reason or f'{took_s:.0f} s'}", file=sys.stderr, flush=True)
 
 
-def measure(name: str, points: Sequence[tuple[Scenario, int]], seconds: int) -> list[Run]:
-    """One fresh server at each point in turn. CPU time and memory are of its whole tree."""
-    refused = PEERS[name].refuses if name in PEERS else {}
-    points = [point for point in points if point[0].model not in refused]
-    models = list(dict.fromkeys(scenario.model for scenario, _ in points))
-    server = _server(name, models)
-    warm_up = PEERS[name].warm_up_s if name in PEERS else 1
-    runs: list[Run] = []
-    with tempfile.TemporaryDirectory() as scratch, server.running() as running:
-        body, last = Path(scratch, "body"), None
-        for scenario, connections in points:
-            if scenario is not last:
-                last = scenario
-                body.write_bytes(server.ask(scenario).body)
-                running.await_right(scenario)
-                running.check(scenario)
-                _load(running, scenario, body, WARM_UP_CONNECTIONS, warm_up)
-            before = procfs.tree(running.pid)
-            load = _load(running, scenario, body, connections, seconds)
-            after = procfs.tree(running.pid)
-            if not load.requests:
-                raise BenchError(f"{name}, {scenario.name}: no request of wrk's was answered: {load.errors}")
-            cpu_us = sum(stat.cpu_us for stat in after.values()) - sum(stat.cpu_us for stat in before.values())
-            runs.append(
-                {
-                    "server": name,
-                    "scenario": scenario.name,
-                    "connections": connections,
-                    "requests_per_s": load.requests * 1e6 / load.duration_us,
-                    "p50_us": load.p50_us,
-                    "p99_us": load.p99_us,
-                    "p999_us": load.p999_us,
-                    "errors": load.errors,
-                    "cpu_us_per_request": cpu_us / load.requests,
-                    "pss_bytes": procfs.pss_bytes(running.pid),
-                    "start_ms": running.start_ms,
-                }
-            )
-        for scenario in {scenario.name: scenario for scenario, _ in points}.values():
-            running.check(scenario)
-    return runs
+def write(result: Mapping[str, Any], path: Path) -> None:
+    """A line for each member of a list, since there are many and all are alike. Whole, whenever this is cut off."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parts = []
+    for name, value in result.items():
+        if isinstance(value, list) and value:
+            lines = ",\n  ".join(json.dumps(each) for each in value)
+            parts.append(f"{json.dumps(name)}: [\n  {lines}\n ]")
+        else:
+            parts.append(f"{json.dumps(name)}: " + json.dumps(value, indent=1).replace("\n", "\n "))
+    beside = path.with_suffix(".part")
+    beside.write_text("{\n " + ",\n ".join(parts) + "\n}\n")
+    os.replace(beside, path)
 
 
-def _server(name: str, models: Sequence[str]) -> Server:
+def measure(name: str, job: Sequence[Point], seconds: int, before: Sequence[Run]) -> Iterator[Run]:
+    """One fresh server at points of one setup. before: its runs of the same round."""
+    warm_up_s = PEERS[name].warm_up_s if name in PEERS else 1
+    return measures.measure(_server(name, points.setup_for(job)), job, seconds, warm_up_s, before)
+
+
+def _server(name: str, setup: Setup) -> Server:
     if name in PEERS:
-        return PEERS[name].server(models)
-    return servers.headrace(models=models) if name == "headrace" else servers.SERVERS[name]()
-
-
-def _load(running: Running, scenario: Scenario, body: Path, connections: int, seconds: int) -> wrk.Load:
-    return wrk.run(running.url(scenario), body, running.server.ask(scenario).headers, connections, seconds)
+        return PEERS[name].server(setup)
+    return servers.headrace(setup=setup) if name == "headrace" else servers.SERVERS[name]()
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
@@ -164,15 +164,12 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
 
         return names
 
-    def points(text: str) -> list[Point]:
-        found = []
-        for part in text.split(","):
-            scenario, _, connections = part.partition(":")
-            if scenario not in all_scenarios() or not connections.isdigit() or not int(connections):
-                raise argparse.ArgumentTypeError(
-                    f"{part!r} is not SCENARIO:CONNECTIONS, of {', '.join(all_scenarios())}"
-                )
-            found.append((scenario, int(connections)))
+    def some_points(text: str) -> list[Point]:
+        try:
+            found = [points.parse(part) for part in text.split(",")]
+            points.check(found)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
         return found
 
     def count(text: str) -> int:
@@ -183,10 +180,11 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("bench.compare", description="Compare Headrace with other servers.")
     parser.add_argument("--rounds", type=count, default=5, help="in all, with earlier slices [default: %(default)s]")
     parser.add_argument("--seconds", type=count, default=2, help="of each point [default: %(default)s]")
-    parser.add_argument("--servers", type=chosen(NAMES), default=list(NAMES), help=f"of {','.join(NAMES)}")
-    parser.add_argument("--points", type=points, default=list(POINTS), help="SCENARIO:CONNECTIONS,...")
-    parser.add_argument("--slice", type=count, help="seconds after which no further server is begun")
+    parser.add_argument("--servers", type=chosen(NAMES), default=",".join(NAMES), help=f"of {','.join(NAMES)}")
+    parser.add_argument("--points", type=some_points, default=",".join(POINTS), help="as in bench/points.py")
+    parser.add_argument("--slice", type=count, help="begin none that would not be done after so many seconds")
     parser.add_argument("--fresh", action="store_true", help="forget what the result file has")
+    parser.add_argument("--retry", action="store_true", help="try again what failed")
     parser.add_argument("--output", type=Path, default=RESULT, help="[default: %(default)s]")
     return parser.parse_args(words)
 

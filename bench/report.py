@@ -25,6 +25,13 @@ METRICS = (
     "start_ms",
     "idle_cpu_percent",
     "bytes_per_connection",
+    "generator_us_per_request",
+    "generator_late_p99_us",
+    "planned_per_s",
+    "load_ms",
+    "load_max_ms",
+    "silence_ms",
+    "failed",
 )
 COMPARED = ("requests_per_s", "p50_us", "cpu_us_per_request")
 

@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,12 @@ SEED = 1
 #: 64 bytes; what the yardsticks answer to everything, so that in `echo` all servers send the same body.
 ECHO = json.dumps({"text": "what goes in at the top comes out at the very bottom"}).encode()
 IMAGE_SHAPE = (1, 3, 224, 224)
-LARGE_BYTES = 20 << 20
+#: Bodies of any bytes, by the scenario's name.
+SIZES = {"1kb": 1_000, "64kb": 64_000, "1mb": 1_000_000, "large": 20 << 20}
+#: `many`: so many models, the k-th asked 1/k as often as the first (Zipf).
+MANY = 20
+#: `mixed`: bytes of a body, and of how many in a hundred requests.
+MIXED = {200: 60, 4_000: 25, 60_000: 12, 1_000_000: 3}
 
 
 @dataclass(frozen=True)
@@ -28,9 +33,26 @@ class Scenario:
     check: Callable[[bytes], None]
 
 
+@dataclass(frozen=True)
+class Mix:
+    """Several kinds of request, drawn in proportion to their weights."""
+
+    name: str
+    parts: tuple[tuple[Scenario, float], ...]
+
+
+def mixes() -> dict[str, Mix]:
+    """By name: many (copies of mlp, by popularity), mixed (bodies of MIXED's sizes for pages)."""
+    mlp = all_scenarios()["mlp"]
+    many = tuple((replace(mlp, model=f"mlp-{index}"), 1 / (index + 1)) for index in range(MANY))
+    mixed = tuple((_pages("mixed", size), float(weight)) for size, weight in MIXED.items())
+    return {mix.name: mix for mix in (Mix("many", many), Mix("mixed", mixed))}
+
+
 def all_scenarios() -> dict[str, Scenario]:
     """By name: echo (64 bytes back), mlp (2.6 KB of JSON, ten numbers back), tensor (602,240 bytes of npy, a mean),
-    batch (a row for a model whose calls are dear), large (20 MB, their length)."""
+    batch (a row for a model whose calls are dear), bodies of SIZES (their length and a sum), mortal (echo again, of a
+    model that can be killed)."""
     random = np.random.default_rng(SEED)
     row = random.random(work.SIZES[0]).round(6)
     image = random.random(IMAGE_SHAPE, dtype=np.float32)
@@ -39,23 +61,26 @@ def all_scenarios() -> dict[str, Scenario]:
     json_type = "application/json"
     scenarios = (
         Scenario("echo", "echo", json_type, ECHO, _check_same),
-        Scenario("mlp", "mlp", json_type, _instances([row.tolist()]), _numbers(work.mlp(row[None].astype(np.float32)))),
+        Scenario(
+            "mlp", "mlp", json_type, _instances([row.tolist()]), _numbers(work.Mlp()(row[None].astype(np.float32)))
+        ),
         Scenario("tensor", "tensor", "application/x-npy", npy.getvalue(), _numbers(work.mean(image))),
         Scenario("batch", "call", json_type, _instances([[1, 2, 3, 4]]), _numbers(np.array([[10.0]]))),
-        _large(),
+        *(_pages(name, size) for name, size in SIZES.items()),
+        Scenario("mortal", "mortal", json_type, ECHO, _check_same),
     )
     return {scenario.name: scenario for scenario in scenarios}
 
 
-def _large() -> Scenario:
-    body = np.random.default_rng(SEED).integers(0, 256, LARGE_BYTES, np.uint8).tobytes()
+def _pages(name: str, size: int) -> Scenario:
+    body = np.random.default_rng(SEED).integers(0, 256, size, np.uint8).tobytes()
     wanted = work.pages(body)
 
     def check(found: bytes) -> None:
         if json.loads(found) != wanted:
             raise ValueError(f"the answer is {found[:200]!r}; it should be {wanted}")
 
-    return Scenario("large", "pages", "application/octet-stream", body, check)
+    return Scenario(name, "pages", "application/octet-stream", body, check)
 
 
 def check_constant(body: bytes) -> None:

@@ -4,6 +4,7 @@ A rival is one more Server. Every start is a fresh process on a free port of the
 """
 
 import http.client
+import json
 import os
 import random
 import signal
@@ -12,15 +13,16 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench import procfs
 from bench.errors import BenchError
 from bench.scenarios import ECHO, Scenario, check_constant
-from bench.toolchain import BUILD, compiled
+from bench.toolchain import BUILD, certificate_and_key, compiled
+from bench.work import kind_of
 
 HOST = "127.0.0.1"
 HERE = Path(__file__).parent
@@ -37,12 +39,23 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH"
 
 
 @dataclass(frozen=True)
+class Setup:
+    """What a server is started for. models: of bench.work. is_encrypted: it speaks https, by our certificate."""
+
+    models: tuple[str, ...]
+    is_encrypted: bool = False
+
+
+@dataclass(frozen=True)
 class Ask:
     """A POST request. target: from the path on."""
 
     target: str
     headers: Mapping[str, str]
     body: bytes
+
+
+PLAIN = Setup(("echo", "mlp", "tensor"))
 
 
 def _plain(scenario: Scenario) -> Ask:
@@ -56,7 +69,9 @@ class Server:
 
     is_yardstick: answers scenarios.ECHO to everything. ask: how this server is told a scenario's request. read: from
     its answer to the scenario's, for a server that wraps them. ping: what answers 200 once it is up. scheme: https for
-    a server with a certificate, which is not looked at.
+    a server with a certificate, which is not looked at. load: how it is told to load one more model while it runs,
+    which it is then ready to serve; None where it has no such request. is_managed_apart: on the second port. first:
+    models that are loaded so as soon as it is up.
     """
 
     name: str
@@ -67,10 +82,14 @@ class Server:
     read: Callable[[Scenario, bytes], bytes] = lambda _, body: body
     ping: str = "/ping"
     scheme: str = "http"
+    load: Callable[[str], Ask] | None = None
+    is_managed_apart: bool = False
+    first: tuple[str, ...] = ()
 
     @contextmanager
-    def running(self) -> Iterator["Running"]:
-        """Start it, and end it and all its processes afterwards. BenchError when it does not come up or not stay up."""
+    def running(self, may_die: bool = False) -> Iterator["Running"]:
+        """Start it, and end it and all its processes afterwards. BenchError when it does not come up or not stay up,
+        unless it may die."""
         port, other = _free_ports(2)
         BUILD.mkdir(parents=True, exist_ok=True)
         log = BUILD / f"{self.name}.log"
@@ -83,8 +102,11 @@ class Server:
             )
         try:
             self._wait(process, port, log)
-            yield Running(self, process.pid, port, (time.monotonic() - began) * 1e3)
-            if process.poll() is not None:
+            running = Running(self, process.pid, port, other if self.is_managed_apart else port)
+            for model in self.first:
+                running.load(model)
+            yield replace(running, start_ms=(time.monotonic() - began) * 1e3)
+            if process.poll() is not None and not may_die:
                 raise BenchError(f"{self.name} ended by itself with status {process.returncode}\n{_tail(log)}")
         finally:
             _stop(process)
@@ -101,12 +123,13 @@ class Server:
 
 @dataclass(frozen=True)
 class Running:
-    """A server that has answered its ping. start_ms: from its exec to that."""
+    """A server that has answered its ping. management: the port that loads models. start_ms: from its exec to that."""
 
     server: Server
     pid: int
     port: int
-    start_ms: float
+    management: int
+    start_ms: float = 0.0
 
     def url(self, scenario: Scenario) -> str:
         return f"{self.server.scheme}://{HOST}:{self.port}{self.server.ask(scenario).target}"
@@ -132,7 +155,23 @@ class Running:
         except (ValueError, LookupError, TypeError, OSError, http.client.HTTPException) as error:
             raise BenchError(f"{self.server.name}, {scenario.name}: {error!r}") from None
 
-    def await_right(self, scenario: Scenario) -> None:
+    def load(self, model: str) -> None:
+        """One more model. BenchError when that is not answered with 200."""
+        assert self.server.load is not None, "only of servers that can"
+        ask = self.server.load(model)
+        connection = _connection(self.server.scheme, self.management)
+        try:
+            connection.request("POST", ask.target, ask.body, dict(ask.headers))
+            response = connection.getresponse()
+            if response.status != 200:
+                text = response.read()[:300]
+                raise BenchError(f"{self.server.name} did not load {model}: status {response.status}: {text!r}")
+        except (OSError, http.client.HTTPException) as error:
+            raise BenchError(f"{self.server.name} did not load {model}: {error!r}") from None
+        finally:
+            connection.close()
+
+    def await_right(self, scenario: Scenario, poll_s: float = RIGHT_POLL_S) -> None:
         """Until one answer is right: some servers say that they are well before their models are there.
         BenchError after READY_S, with what the last one was."""
         deadline = time.monotonic() + READY_S
@@ -143,7 +182,7 @@ class Running:
             except BenchError:
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(RIGHT_POLL_S)
+                time.sleep(poll_s)
             finally:
                 connection.close()
 
@@ -156,14 +195,32 @@ class Running:
             connection.close()
 
 
-def headrace(
-    name: str = "headrace", python: str = sys.executable, models: Sequence[str] = ("echo", "mlp", "tensor")
-) -> Server:
-    """*python*: the interpreter of the environment that it is installed in. *models*: of bench/models.
-    HEADRACE_* of ours are passed on."""
-    pairs = [f"{model}={HERE / 'models' / model}" for model in models]
+def headrace(name: str = "headrace", python: str = sys.executable, setup: Setup = PLAIN) -> Server:
+    """*python*: the interpreter of the environment that it is installed in. HEADRACE_* of ours are passed on."""
+    pairs = [f"{model}={HERE / 'models' / kind_of(model)}" for model in setup.models]
     words = [python, "-m", "headrace", "serve", *pairs, "--workers", "1", "--frontends", "1"]
-    return Server(name, lambda port, management: [*words, "--port", str(port), "--management-port", str(management)])
+    words += ["--model-store", str(HERE / "models")]
+    environment = {}
+    if setup.is_encrypted:
+        certificate, key = certificate_and_key()
+        environment = {
+            "HEADRACE_TLS": "both",
+            "HEADRACE_TLS_CERTIFICATE": str(certificate),
+            "HEADRACE_TLS_KEY": str(key),
+        }
+
+    def load(model: str) -> Ask:
+        body = json.dumps({"model_name": model, "url": kind_of(model)}).encode()
+        return Ask("/models", {"Content-Type": "application/json"}, body)
+
+    return Server(
+        name,
+        lambda port, management: [*words, "--port", str(port), "--management-port", str(management)],
+        environment,
+        scheme="https" if setup.is_encrypted else "http",
+        load=load,
+        is_managed_apart=True,
+    )
 
 
 def bare() -> Server:

@@ -1,12 +1,16 @@
 """The work that every server is asked to do: imported by Headrace's models, by the rivals' and by the answers' checks.
 
 numpy and orjson only, since it runs in the virtual environment of each rival. Servers that decode bodies themselves
-call the functions on arrays; those that hand over the body as it came call ANSWERS[name](body), which decodes and
-encodes the way a user would: orjson for JSON, numpy.load for npy.
+call what ARRAYS makes; those that hand over the body as it came call what answer() makes, which decodes and encodes the
+way a user would: orjson for JSON, numpy.load for npy.
+
+A model's name is a kind of work, or a kind and a number ("mlp-3"): one more model of that kind, weights of its own.
 """
 
 import io
 import itertools
+import os
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +24,7 @@ SIZES = (256, 256, 10)
 CALL_NS, ROW_NS = 1_000_000, 20_000
 #: `pages` looks at one byte of each, so that a body must really be there.
 PAGE_BYTES = 4096
+DEADLY = b'{"text":"die"}'
 
 Buffer = bytes | bytearray | memoryview
 
@@ -60,6 +65,13 @@ def pages(body: Buffer) -> dict[str, int]:
     return {"length": len(body), "sum": int(np.frombuffer(body, np.uint8)[::PAGE_BYTES].sum(dtype=np.uint64))}
 
 
+def mortal(body: Buffer) -> Buffer:
+    """Itself, like echo, unless it is DEADLY: that kills the process which reads it."""
+    if body == DEADLY:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return body
+
+
 def rows(body: Buffer) -> Any:
     """The float32 array in `{"instances": [[...], ...]}`."""
     return np.asarray(orjson.loads(body)["instances"], np.float32)
@@ -74,14 +86,23 @@ def image(body: Buffer) -> Any:
     return np.load(io.BytesIO(body), allow_pickle=False)
 
 
-mlp = Mlp()
-#: Work on arrays, which a server may batch.
-ARRAYS: dict[str, Callable[[Any], Any]] = {"mlp": mlp, "tensor": mean, "call": call}
-#: From body to body. What they take is JSON, but `tensor` npy and `pages` any bytes.
-ANSWERS: dict[str, Callable[[Buffer], Buffer]] = {
-    "echo": lambda body: body,
-    "mlp": lambda body: predictions(mlp(rows(body))),
-    "tensor": lambda body: predictions(mean(image(body))),
-    "call": lambda body: predictions(call(rows(body))),
-    "pages": lambda body: orjson.dumps(pages(body)),
-}
+#: Makes work on arrays, which a server may batch. What they take is JSON, but `tensor` npy.
+ARRAYS: dict[str, Callable[[], Callable[[Any], Any]]] = {"mlp": Mlp, "tensor": lambda: mean, "call": lambda: call}
+
+
+def answer(model: str) -> Callable[[Buffer], Buffer]:
+    """The work of one model, from body to body. KeyError for a kind that there is not."""
+    kind = kind_of(model)
+    if kind in ARRAYS:
+        run, read = ARRAYS[kind](), image if kind == "tensor" else rows
+        return lambda body: predictions(run(read(body)))
+    others: dict[str, Callable[[Buffer], Buffer]] = {
+        "echo": lambda body: body,
+        "pages": lambda body: orjson.dumps(pages(body)),
+        "mortal": mortal,
+    }
+    return others[kind]
+
+
+def kind_of(model: str) -> str:
+    return model.partition("-")[0]

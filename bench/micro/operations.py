@@ -24,7 +24,7 @@ import uvloop
 from bench.errors import BenchError
 from bench.toolchain import compiled
 from headrace import _batch, loaders
-from headrace._codec import RowBuffer, encode_csv, json_into, view_npy
+from headrace._codec import RowBuffer, encode_csv, json_into, npy_into, view_npy, view_raw
 from headrace._frontend import INFERENCE, Frontend
 from headrace._memory import create_board, create_segment, largest_slot
 from headrace._worker import Port
@@ -146,6 +146,29 @@ def npy_view() -> Operation:
     return looped(lambda: view_npy(body))
 
 
+def npy_encode() -> Operation:
+    array, out = numbers(1, 256), bytearray(MIB)
+    return looped(lambda: npy_into(array, out))
+
+
+def npy_gather() -> Operation:
+    """32 rows of as many bodies into one array, as when a batch does not lie at one stride."""
+    bodies = [npy(numbers(1, 256)) for _ in range(32)]
+    rows = RowBuffer("float32", MIB)
+
+    def gather() -> None:
+        rows.reset()
+        for body in bodies:
+            rows.append_npy(body)
+
+    return looped(gather)
+
+
+def raw_view() -> Operation:
+    body = numbers(1, 3, 224, 224).tobytes()
+    return looped(lambda: view_raw(body, "float32", (3, 224, 224)))
+
+
 def batch_adjacent() -> Operation:
     """32 arrays at one stride, as neighbours in the arena are: one view on all of them."""
     stride = 256 + 80
@@ -262,7 +285,10 @@ OPERATIONS: Mapping[str, Callable[[], Operation]] = {
     "csv_decode 16x16 float32": csv_decode,
     "csv_encode 16x16 float32": csv_encode,
     "npy_view": npy_view,
+    "npy_encode 256 float32": npy_encode,
+    "raw_view": raw_view,
     "batch of 32": batch_adjacent,
+    "gather of 32 npy": npy_gather,
     "request, echo 64 bytes": lambda: path("echo", "application/json", b'{"text": "' + b"x" * 52 + b'"}'),
     "request, mlp 256 numbers": lambda: path(
         "mlp", "application/json", json.dumps({"instances": numbers(1, 256).tolist()}).encode()

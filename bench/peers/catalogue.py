@@ -12,4 +12,12 @@ from bench.peers.torchserve import adapter as torchserve
 from bench.peers.triton import adapter as triton
 
 _MODULES = (multi_model_server, torchserve, mosec, fastapi, litserve, mlserver, bentoml, ray_serve, triton)
-PEERS: dict[str, Peer] = {module.PEER.name: module.PEER for module in _MODULES}
+PEERS: dict[str, Peer] = {
+    peer.name: peer
+    for peer in (
+        *(module.PEER for module in _MODULES[:2]),
+        multi_model_server.BATCHED,
+        torchserve.BATCHED,
+        *(module.PEER for module in _MODULES[2:]),
+    )
+}

@@ -11,15 +11,16 @@ from bench.peers.peer import Peer, home, program, stamp
 def install(peer: Peer) -> None:
     """Nothing where it is there already with these requirements. BenchError with pip's last words where it fails."""
     wanted = peer.requirements.read_text()
-    if stamp(peer.name).exists() and stamp(peer.name).read_text() == wanted:
+    name = peer.folder.name
+    if stamp(name).exists() and stamp(name).read_text() == wanted:
         return
     python = peer.python or sys.executable
     if shutil.which(python) is None:
         raise BenchError(f"{peer.name}: {python} is not here")
-    _run(peer, python, "-m", "venv", "--clear", str(home(peer.name)))
-    pip = (program(peer.name), "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+    _run(peer, python, "-m", "venv", "--clear", str(home(name)))
+    pip = (program(name), "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
     _run(peer, *pip, "-r", str(peer.requirements))
-    stamp(peer.name).write_text(wanted)
+    stamp(name).write_text(wanted)
 
 
 def version(peer: Peer) -> str:

@@ -1,33 +1,35 @@
 """What an adapter says of its server."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.servers import HERE, ROOT, Server
+from bench.servers import HERE, ROOT, Server, Setup
 from bench.toolchain import BUILD
 
 
 @dataclass(frozen=True)
 class Peer:
-    """server: started with these models, each in one worker. settings: in words, how it was set up.
+    """server: as it is started for a setup, each model in one worker. settings: in words, how it was set up.
 
-    refuses: models that it cannot be asked, with the reason. needs: commands of the system. python: that its
-    environment is made of; the running one where it is empty. warm_up_s: of load before a measurement.
+    refuses: points (bench/points.py) that it cannot be asked, by name, with the reason. needs: commands of the system.
+    python: that its environment is made of; the running one where it is empty. warm_up_s: of load before a measurement.
+    folder_name: of its adapter and environment where it is not its name: one server may stand here in two settings.
     """
 
     name: str
-    server: Callable[[Sequence[str]], Server]
+    server: Callable[[Setup], Server]
     settings: str
     refuses: Mapping[str, str] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     python: str = ""
     warm_up_s: int = 1
+    folder_name: str = ""
 
     @property
     def folder(self) -> Path:
-        return HERE / "peers" / self.name
+        return HERE / "peers" / (self.folder_name or self.name)
 
     @property
     def requirements(self) -> Path:
@@ -38,7 +40,7 @@ class Peer:
         for command in self.needs:
             if shutil.which(command) is None:
                 return f"{command} is not here"
-        return "" if stamp(self.name).exists() else "not installed: `python -m bench.peers install`"
+        return "" if stamp(self.folder.name).exists() else "not installed: `python -m bench.peers install`"
 
 
 def home(name: str) -> Path:

@@ -3,11 +3,10 @@
 A method answers a Response, which is passed on as it is. Access logs and metrics are off.
 """
 
-from collections.abc import Sequence
-
 from bench.peers.peer import Peer, program, scratch
 from bench.scenarios import Scenario
-from bench.servers import HERE, HOST, Ask, Server
+from bench.servers import HERE, HOST, Ask, Server, Setup
+from bench.toolchain import certificate_and_key
 
 NAME = "bentoml"
 CONFIG = """services:
@@ -19,7 +18,7 @@ CONFIG = """services:
 """
 
 
-def server(models: Sequence[str]) -> Server:
+def server(setup: Setup) -> Server:
     folder = scratch(NAME)
     (folder / "configuration.yaml").write_text(CONFIG)
     (folder / "home").mkdir()
@@ -29,8 +28,20 @@ def server(models: Sequence[str]) -> Server:
         "BENTOML_CONFIG": str(folder / "configuration.yaml"),
         "BENTOML_HOME": str(folder / "home"),
         "BENTOML_DO_NOT_TRACK": "true",
+        "BENCH_MODELS": ",".join(setup.models),
     }
-    return Server(NAME, lambda port, _: [*words, "--port", str(port)], environment, ask=ask, read=read, ping="/readyz")
+    if setup.is_encrypted:
+        certificate, key = certificate_and_key()
+        words += ["--ssl-certfile", str(certificate), "--ssl-keyfile", str(key)]
+    return Server(
+        NAME,
+        lambda port, _: [*words, "--port", str(port)],
+        environment,
+        ask=ask,
+        read=read,
+        ping="/readyz",
+        scheme="https" if setup.is_encrypted else "http",
+    )
 
 
 def ask(scenario: Scenario) -> Ask:
@@ -43,4 +54,9 @@ def read(scenario: Scenario, body: bytes) -> bytes:
     return b'{"predictions": %b}' % body if scenario.model == "call" else body
 
 
-PEER = Peer(NAME, server, "one worker for all models, methods inline, batches for `batch`, no access log, no metrics")
+PEER = Peer(
+    NAME,
+    server,
+    "one worker for all models, methods inline, batches for `batch`, no access log, no metrics",
+    refuses={"cold": "no request that loads a model"},
+)

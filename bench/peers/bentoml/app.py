@@ -1,5 +1,6 @@
-"""One service with a method for each model of bench.work."""
+"""One service with a method for each of the models named in BENCH_MODELS."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,24 +19,43 @@ def answered(body: Any) -> Response:
     return Response(bytes(body), media_type="application/json")
 
 
-@bentoml.service
-class Bench:
-    @bentoml.api
-    async def echo(self, body: Object, /) -> Any:
-        return answered(work.orjson.dumps(body))
+def method(model: str) -> Any:
+    """As its signature says, JSON bodies come decoded, others as a file."""
+    kind = work.kind_of(model)
+    if kind == "mlp":
+        mlp = work.Mlp()
 
-    @bentoml.api
-    async def mlp(self, body: Object, /) -> Any:
-        return answered(work.predictions(work.mlp(np.asarray(body["instances"], np.float32))))
+        async def run(self: Any, body: Object, /) -> Any:
+            return answered(work.predictions(mlp(np.asarray(body["instances"], np.float32))))
 
-    @bentoml.api
-    async def tensor(self, body: File, /) -> Any:
-        return answered(work.ANSWERS["tensor"](body.read_bytes()))
+    elif kind in ("tensor", "pages"):
+        answer = work.answer(model)
 
-    @bentoml.api
-    async def pages(self, body: File, /) -> Any:
-        return answered(work.ANSWERS["pages"](body.read_bytes()))
+        async def run(self: Any, body: File, /) -> Any:
+            return answered(answer(body.read_bytes()))
 
-    @bentoml.api(batchable=True, max_batch_size=64, max_latency_ms=1000)
-    def call(self, instances: np.ndarray) -> np.ndarray:
-        return work.call(np.asarray(instances, np.float32))
+    elif kind == "call":
+        call = work.ARRAYS["call"]()
+
+        def batched(self: Any, instances: np.ndarray) -> np.ndarray:
+            return call(np.asarray(instances, np.float32))
+
+        batched.__name__ = attribute(model)
+        return bentoml.api(batched, route=f"/{model}", batchable=True, max_batch_size=64, max_latency_ms=1000)
+    else:
+        answer = work.answer(model)
+
+        async def run(self: Any, body: Object, /) -> Any:
+            return answered(answer(work.orjson.dumps(body)))
+
+    run.__name__ = attribute(model)
+    return bentoml.api(run, route=f"/{model}")
+
+
+def attribute(model: str) -> str:
+    """Of the service, which looks its methods up by their own names."""
+    return model.replace("-", "_")
+
+
+MODELS = os.environ["BENCH_MODELS"].split(",")
+Bench = bentoml.service(type("Bench", (), {attribute(model): method(model) for model in MODELS}))

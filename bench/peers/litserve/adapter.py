@@ -3,20 +3,23 @@
 Its queue over ZeroMQ (`fast_queue`) is on, as its documentation has it for high loads; `call` gets batches.
 """
 
-from collections.abc import Sequence
-
 from bench.peers.peer import Peer, program
 from bench.scenarios import Scenario
-from bench.servers import HERE, Ask, Server
+from bench.servers import HERE, Ask, Server, Setup
+from bench.toolchain import certificate_and_key
 
 NAME = "litserve"
 BOUNDARY = "bench-boundary-of-a-form"
 
 
-def server(models: Sequence[str]) -> Server:
+def server(setup: Setup) -> Server:
     words = [program(NAME), str(HERE / "peers" / NAME / "app.py")]
-    environment = {"BENCH_MODELS": ",".join(models)}
-    return Server(NAME, lambda port, _: [*words, str(port)], environment, ask=ask, ping="/health")
+    environment = {"BENCH_MODELS": ",".join(setup.models)}
+    files = [str(file) for file in certificate_and_key()] if setup.is_encrypted else []
+    scheme = "https" if setup.is_encrypted else "http"
+    return Server(
+        NAME, lambda port, _: [*words, str(port), *files], environment, ask=ask, ping="/health", scheme=scheme
+    )
 
 
 def ask(scenario: Scenario) -> Ask:
@@ -29,5 +32,8 @@ def ask(scenario: Scenario) -> Ask:
 
 
 PEER = Peer(
-    NAME, server, "one worker a model, one API server, fast_queue, forms for binary bodies, batches for `batch`"
+    NAME,
+    server,
+    "one worker a model, one API server, fast_queue, forms for binary bodies, batches for `batch`",
+    refuses={"cold": "no request that loads a model"},
 )

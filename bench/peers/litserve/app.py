@@ -1,4 +1,4 @@
-"""The models named in BENCH_MODELS behind /models/NAME/invoke: `app.py PORT`."""
+"""The models named in BENCH_MODELS behind /models/NAME/invoke: `app.py PORT [CERTIFICATE KEY]`."""
 
 import os
 import sys
@@ -20,15 +20,17 @@ class Json(litserve.LitAPI):
     model = ""
 
     def setup(self, device: str) -> None:
-        self.answer = work.ANSWERS[self.model]
+        kind = work.kind_of(self.model)
+        self.run = work.ARRAYS[kind]() if kind in work.ARRAYS else None
 
     def decode_request(self, request: Request) -> Any:
         return request
 
     def predict(self, body: Any) -> Any:
-        if self.model in work.ARRAYS:
-            rows = np.asarray(body["instances"], np.float32)
-            return {"predictions": work.ARRAYS[self.model](rows).tolist()}
+        if self.run is not None:
+            return {"predictions": self.run(np.asarray(body["instances"], np.float32)).tolist()}
+        if self.model == "mortal":
+            work.mortal(work.orjson.dumps(body))
         return body
 
     def encode_response(self, answer: Any) -> Any:
@@ -41,7 +43,7 @@ class Form(litserve.LitAPI):
     model = ""
 
     def setup(self, device: str) -> None:
-        self.answer = work.ANSWERS[self.model]
+        self.answer = work.answer(self.model)
 
     def decode_request(self, request: Request) -> bytes:
         return request["body"].file.read()
@@ -59,7 +61,7 @@ class Batched(litserve.LitAPI):
     model = ""
 
     def setup(self, device: str) -> None:
-        pass
+        self.run = work.ARRAYS[self.model]()
 
     def decode_request(self, request: Request) -> Any:
         return np.asarray(request["instances"], np.float32)
@@ -68,7 +70,7 @@ class Batched(litserve.LitAPI):
         return np.concatenate(inputs)
 
     def predict(self, rows: Any) -> Any:
-        return work.ARRAYS[self.model](rows)
+        return self.run(rows)
 
     def unbatch(self, output: Any) -> Any:
         return list(output)
@@ -90,6 +92,7 @@ def api(name: str) -> litserve.LitAPI:
 if __name__ == "__main__":
     names = os.environ["BENCH_MODELS"].split(",")
     server = litserve.LitServer([api(name) for name in names], accelerator="cpu", workers_per_device=1, fast_queue=True)
-    server.run(
-        host="127.0.0.1", port=int(sys.argv[1]), num_api_servers=1, log_level="warning", generate_client_file=False
-    )
+    port, *files = sys.argv[1:]
+    encrypted = dict(zip(("ssl_certfile", "ssl_keyfile"), files, strict=False))
+    quiet = {"log_level": "warning", "generate_client_file": False}
+    server.run(host="127.0.0.1", port=int(port), num_api_servers=1, **quiet, **encrypted)

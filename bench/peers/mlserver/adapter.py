@@ -5,26 +5,26 @@ handlers, which get a body as it came; `batch` goes the way that its adaptive ba
 """
 
 import json
-from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from bench.peers.peer import Peer, program, scratch
 from bench.scenarios import Scenario
-from bench.servers import HOST, Ask, Server
+from bench.servers import HOST, Ask, Server, Setup
 
 NAME = "mlserver"
 BATCH = 64
 WAIT_S = 0.001
 
 
-def server(models: Sequence[str]) -> Server:
+def server(setup: Setup) -> Server:
     folder = scratch(NAME)
-    for model in models:
-        (folder / model).mkdir()
-        settings: dict[str, Any] = {"name": model, "implementation": f"bench.peers.mlserver.app.{model.title()}"}
-        if model == "call":
-            settings |= {"max_batch_size": BATCH, "max_batch_time": WAIT_S}
-        (folder / model / "model-settings.json").write_text(json.dumps(settings))
+    for model in setup.models:
+        write_model(folder, model)
+
+    def load(model: str) -> Ask:
+        write_model(folder, model)
+        return Ask(f"/v2/repository/models/{model}/load", {}, b"")
 
     def command(port: int, other: int) -> list[str]:
         settings: dict[str, Any] = {
@@ -38,7 +38,17 @@ def server(models: Sequence[str]) -> Server:
         (folder / "settings.json").write_text(json.dumps(settings))
         return [program(NAME, "mlserver"), "start", str(folder)]
 
-    return Server(NAME, command, ask=ask, read=read, ping="/v2/health/ready")
+    return Server(NAME, command, ask=ask, read=read, ping="/v2/health/ready", load=load)
+
+
+def write_model(folder: Path, model: str) -> None:
+    """Into the repository."""
+    (folder / model).mkdir()
+    kind = "Call" if model == "call" else f"Model_{model.replace('-', '_')}"
+    settings: dict[str, Any] = {"name": model, "implementation": f"bench.peers.mlserver.app.{kind}"}
+    if model == "call":
+        settings |= {"max_batch_size": BATCH, "max_batch_time": WAIT_S}
+    (folder / model / "model-settings.json").write_text(json.dumps(settings))
 
 
 def ask(scenario: Scenario) -> Ask:
@@ -69,5 +79,5 @@ PEER = Peer(
     NAME,
     server,
     "models in the server's process, custom handlers (bodies as they came), no metrics",
-    refuses={"pages": "a body of 20 MB did not get through within 100 s"},
+    refuses={"large": "a body of 20 MB did not get through within 100 s", "tls": "it speaks no TLS over HTTP"},
 )

@@ -11,47 +11,36 @@ from mlserver.types import InferenceRequest, InferenceResponse
 from bench import work
 
 
-class Batchable(MLModel):
-    work_name = ""
-
+class Call(MLModel):
     async def load(self) -> bool:
+        self.run = work.ARRAYS["call"]()
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         rows = NumpyCodec.decode_input(payload.inputs[0])
-        output = NumpyCodec.encode_output("y", work.ARRAYS[self.work_name](rows))
+        output = NumpyCodec.encode_output("y", self.run(rows))
         return InferenceResponse(model_name=self.name, outputs=[output])
 
 
-def answered(name: str, body: bytes) -> Response:
-    return Response(bytes(work.ANSWERS[name](body)), media_type="application/json")
+class Routed(MLModel):
+    """Base of what __getattr__ makes."""
+
+    async def load(self) -> bool:
+        self.answer = work.answer(self.name)
+        return True
 
 
-class Call(Batchable):
-    work_name = "call"
+async def invoke(self: Routed, request: Request) -> Any:
+    return Response(bytes(self.answer(await request.body())), media_type="application/json")
 
 
-class Echo(Batchable):
-    @custom_handler(rest_path="/models/echo/invoke")
-    async def invoke(self, request: Request) -> Any:
-        return answered("echo", await request.body())
+def __getattr__(name: str) -> type[Routed]:
+    """The class of the model of this name, with a route of its own: model-settings.json names it."""
+    if not name.startswith("Model_"):
+        raise AttributeError(name)
+    model = name.removeprefix("Model_").replace("_", "-")
 
+    async def own(self: Routed, request: Request) -> Any:
+        return await invoke(self, request)
 
-class Mlp(Batchable):
-    work_name = "mlp"
-
-    @custom_handler(rest_path="/models/mlp/invoke")
-    async def invoke(self, request: Request) -> Any:
-        return answered("mlp", await request.body())
-
-
-class Tensor(Batchable):
-    @custom_handler(rest_path="/models/tensor/invoke")
-    async def invoke(self, request: Request) -> Any:
-        return answered("tensor", await request.body())
-
-
-class Pages(Batchable):
-    @custom_handler(rest_path="/models/pages/invoke")
-    async def invoke(self, request: Request) -> Any:
-        return answered("pages", await request.body())
+    return type(name, (Routed,), {"invoke": custom_handler(rest_path=f"/models/{model}/invoke")(own)})

@@ -4,19 +4,22 @@ Bodies go to the worker as they came and are decoded there. `call` gets batches 
 it for models that profit; the others run one by one.
 """
 
-from collections.abc import Sequence
-
 from bench.peers.peer import Peer, program
-from bench.servers import HERE, HOST, Server
+from bench.servers import HERE, HOST, Server, Setup
 
 NAME = "mosec"
 
 
-def server(models: Sequence[str]) -> Server:
+def server(setup: Setup) -> Server:
     words = [program(NAME), str(HERE / "peers" / NAME / "app.py"), "--address", HOST, "--log-level", "warning"]
     words += ["--max-request-size", str(64 << 20)]
-    environment = {"BENCH_MODELS": ",".join(models)}
+    environment = {"BENCH_MODELS": ",".join(setup.models)}
     return Server(NAME, lambda port, _: [*words, "--port", str(port)], environment, ping="/")
 
 
-PEER = Peer(NAME, server, "one worker a model, bodies as they came, batches of up to 64 for `batch`")
+PEER = Peer(
+    NAME,
+    server,
+    "one worker a model, bodies as they came, batches of up to 64 for `batch`",
+    refuses={"cold": "no request that loads a model", "tls": "it speaks no TLS"},
+)

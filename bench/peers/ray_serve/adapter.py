@@ -3,23 +3,29 @@
 Handlers get Starlette's request, and read the body as it came; `batch` goes through serve.batch. It needs no dashboard.
 """
 
-from collections.abc import Sequence
-
 from bench.peers.peer import Peer, program
-from bench.servers import HERE, Server
+from bench.servers import HERE, Server, Setup
+from bench.toolchain import certificate_and_key
 
 NAME = "ray_serve"
 
 
-def server(models: Sequence[str]) -> Server:
+def server(setup: Setup) -> Server:
     words = [program(NAME), str(HERE / "peers" / NAME / "app.py")]
     environment = {
-        "BENCH_MODELS": ",".join(models),
+        "BENCH_MODELS": ",".join(setup.models),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_SERVE_LOG_TO_STDERR": "0",
         "RAY_SERVE_ENABLE_ACCESS_LOG": "0",
     }
-    return Server(NAME, lambda port, _: [*words, str(port)], environment, ping="/-/healthz")
+    files = [str(file) for file in certificate_and_key()] if setup.is_encrypted else []
+    scheme = "https" if setup.is_encrypted else "http"
+    return Server(NAME, lambda port, _: [*words, str(port), *files], environment, ping="/-/healthz", scheme=scheme)
 
 
-PEER = Peer(NAME, server, "one replica a model, bodies as they came, no access log, batches for `batch`")
+PEER = Peer(
+    NAME,
+    server,
+    "one replica a model, bodies as they came, no access log, batches for `batch`",
+    refuses={"cold": "no request that loads a model: applications are deployed as a whole"},
+)

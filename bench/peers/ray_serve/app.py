@@ -1,4 +1,4 @@
-"""The models named in BENCH_MODELS, each an application behind /models/NAME/invoke: `app.py PORT`."""
+"""The models named in BENCH_MODELS, each an application behind /models/NAME/invoke: `app.py PORT [CERTIFICATE KEY]`."""
 
 import logging
 import os
@@ -22,7 +22,7 @@ WAIT_S = 0.001
 @serve.deployment(max_ongoing_requests=1000)
 class One:
     def __init__(self, name: str) -> None:
-        self.answer = work.ANSWERS[name]
+        self.answer = work.answer(name)
 
     async def __call__(self, request: Request) -> Response:
         return Response(bytes(self.answer(await request.body())), media_type="application/json")
@@ -31,7 +31,7 @@ class One:
 @serve.deployment(max_ongoing_requests=1000)
 class Batched:
     def __init__(self, name: str) -> None:
-        self.work = work.ARRAYS[name]
+        self.work = work.ARRAYS[name]()
 
     @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=WAIT_S)
     async def run(self, rows: list[Any]) -> list[Any]:
@@ -43,9 +43,11 @@ class Batched:
 
 
 if __name__ == "__main__":
+    port, *files = sys.argv[1:]
+    encrypted = dict(zip(("ssl_certfile", "ssl_keyfile"), files, strict=False))
     ray.init(include_dashboard=False, num_cpus=8, logging_level=logging.WARNING, log_to_driver=False)
     serve.start(
-        http_options={"host": "127.0.0.1", "port": int(sys.argv[1])},
+        http_options={"host": "127.0.0.1", "port": int(port), **encrypted},
         logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
     )
     for name in os.environ["BENCH_MODELS"].split(","):

@@ -6,13 +6,13 @@ stub wants libpython of the system's Python 3.11, which is Debian 12's.
 
 import json
 import shutil
-from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from bench.peers.peer import Peer, home, scratch
 from bench.scenarios import Scenario
-from bench.servers import HERE, HOST, ROOT, Ask, Server
+from bench.servers import HERE, HOST, ROOT, Ask, Server, Setup
 
 NAME = "triton"
 PYTHON = "/usr/bin/python3.11"
@@ -26,17 +26,10 @@ instance_group [ {{ count: 1 kind: KIND_CPU }} ]
 """
 
 
-def server(models: Sequence[str]) -> Server:
+def server(setup: Setup) -> Server:
     folder = scratch(NAME)
-    for model in models:
-        (folder / model / "1").mkdir(parents=True)
-        shutil.copy(HERE / "peers" / NAME / "app.py", folder / model / "1" / "model.py")
-        if model == "call":
-            config = CONFIG.format(model=model, batch=64, kind="TYPE_FP32", dims=4, answer_dims=1)
-            config += "dynamic_batching { }\n"
-        else:
-            config = CONFIG.format(model=model, batch=0, kind="TYPE_UINT8", dims=-1, answer_dims=-1)
-        (folder / model / "config.pbtxt").write_text(config)
+    for model in setup.models:
+        write_model(folder, model)
     package = home(NAME) / "lib" / "python3.11" / "site-packages"
     triton = package / "pytriton" / "tritonserver"
     backends = triton / "backends"
@@ -48,14 +41,31 @@ def server(models: Sequence[str]) -> Server:
         words = [str(triton / "bin" / "tritonserver"), "--model-repository", str(folder)]
         words += ["--backend-directory", str(backends), "--http-address", HOST, "--http-port", str(port)]
         words += ["--allow-grpc", "false", "--allow-metrics", "false", "--log-info", "false"]
+        words += ["--model-control-mode", "explicit", *(f"--load-model={model}" for model in setup.models)]
         return [*words, "--http-thread-count", "8"]
+
+    def load(model: str) -> Ask:
+        write_model(folder, model)
+        return Ask(f"/v2/repository/models/{model}/load", {}, b"")
 
     environment = {
         "LD_LIBRARY_PATH": str(package / "nvidia_pytriton.libs"),
         "PYTHONPATH": f"{ROOT}:{package}",
         "PATH": f"{home(NAME) / 'bin'}:/usr/local/bin:/usr/bin:/bin",
     }
-    return Server(NAME, command, environment, ask=ask, read=read, ping="/v2/health/ready")
+    return Server(NAME, command, environment, ask=ask, read=read, ping="/v2/health/ready", load=load)
+
+
+def write_model(folder: Path, model: str) -> None:
+    """Into the repository."""
+    (folder / model / "1").mkdir(parents=True)
+    shutil.copy(HERE / "peers" / NAME / "app.py", folder / model / "1" / "model.py")
+    if model == "call":
+        config = CONFIG.format(model=model, batch=64, kind="TYPE_FP32", dims=4, answer_dims=1)
+        config += "dynamic_batching { }\n"
+    else:
+        config = CONFIG.format(model=model, batch=0, kind="TYPE_UINT8", dims=-1, answer_dims=-1)
+    (folder / model / "config.pbtxt").write_text(config)
 
 
 def ask(scenario: Scenario) -> Ask:
@@ -80,4 +90,5 @@ PEER = Peer(
     server,
     "Python backend, one instance a model, raw binary requests, dynamic batches for `batch`, no gRPC, no metrics",
     python=PYTHON,
+    refuses={"tls": "it speaks no TLS over HTTP"},
 )

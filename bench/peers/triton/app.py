@@ -10,13 +10,15 @@ from bench import work
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
-        self.name = args["model_name"]
+        kind = work.kind_of(args["model_name"])
+        self.is_batched = kind == "call"
+        self.run = work.ARRAYS[kind]() if self.is_batched else work.answer(args["model_name"])
 
     def execute(self, requests: list[Any]) -> list[Any]:
         bodies = [triton.get_input_tensor_by_name(request, "body").as_numpy() for request in requests]
-        if self.name == "call":
-            answers = iter(work.call(np.concatenate(bodies)))
+        if self.is_batched:
+            answers = iter(self.run(np.concatenate(bodies)))
             found = [np.stack([next(answers) for _ in body]) for body in bodies]
         else:
-            found = [np.frombuffer(work.ANSWERS[self.name](body.tobytes()), np.uint8) for body in bodies]
+            found = [np.frombuffer(self.run(body.tobytes()), np.uint8) for body in bodies]
         return [triton.InferenceResponse([triton.Tensor("answer", each)]) for each in found]
