@@ -8,8 +8,6 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import shutil
-import tempfile
 
 from headrace import control, log, processes
 from headrace.children import Reaper
@@ -33,6 +31,8 @@ class Archives:
         """The directory of the model at *path*: itself, or where it was unpacked to. Raises ModelError, OutOfMemory."""
         if not os.path.isfile(path):
             return path
+        import tempfile
+
         try:
             directory = tempfile.mkdtemp(dir=self._folder())
         except OSError as error:
@@ -50,10 +50,14 @@ class Archives:
     async def discard(self, directory: str) -> None:
         """Remove what open() has unpacked there; a directory of the user's is left alone."""
         if self._root is not None and os.path.dirname(directory) == self._root:
+            import shutil
+
             await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
     def close(self) -> None:
         if self._root is not None:
+            import shutil
+
             shutil.rmtree(self._root, ignore_errors=True)
             os.close(self._lock_fd)
             self._root = None
@@ -81,6 +85,8 @@ class Archives:
 
     def _folder(self) -> str:
         if self._root is None:
+            import tempfile
+
             _remove_orphans()
             root = tempfile.mkdtemp(prefix=PREFIX)
             self._lock_fd, self._root = _lock(root), root
@@ -89,6 +95,9 @@ class Archives:
 
 def _remove_orphans() -> None:
     """Take away the folders of servers that are gone: of this user, and locked by nobody."""
+    import shutil
+    import tempfile
+
     with contextlib.suppress(OSError):
         for entry in list(os.scandir(tempfile.gettempdir())):
             is_ours = entry.name.startswith(PREFIX) and entry.is_dir(follow_symlinks=False)

@@ -1,9 +1,8 @@
 """A cheap look at a model's files, running none of its code: what placement and registration need to know."""
 
-import ast
 import contextlib
 import os
-import zipfile
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +32,11 @@ class Artifact:
     described: Mapping[str, str] = field(default_factory=dict)
 
 
+def is_url(path: str) -> bool:
+    """Whether that is where to fetch a model from, rather than where it lies."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
+
+
 def look(path: str) -> Artifact:
     """Look at a directory or a zip archive. Raises ModelError for a headrace.toml that makes no sense.
 
@@ -41,6 +45,8 @@ def look(path: str) -> Artifact:
     directory = Path(path)
     if directory.is_dir():
         return _artifact(lambda name: _head(directory / name), path)
+    import zipfile
+
     try:
         with zipfile.ZipFile(path) as archive:
             names = set(archive.namelist())
@@ -95,6 +101,8 @@ def _declared_isolation(source: bytes) -> str | None:
     """What a class of model.py says of its isolation, as a plain string: placement comes before any of the code."""
     if b"isolation" not in source:
         return None
+    import ast
+
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -47,23 +47,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words in (["--version"], ["-V"]):
         print(f"headrace {__version__}")
         return 0
-    parser = build_parser()
     try:
-        arguments = parser.parse_args(words)
+        arguments = _parse(words)
     except SystemExit as stop:  # argparse has said why
         return stop.code if isinstance(stop.code, int) else 2
-    if arguments.command is None:
-        parser.print_help(sys.stderr)
-        return 2
     return int(arguments.run(arguments))
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands, with one flag per setting. `run` of what it gives does the command."""
-    import argparse
+def _parse(words: list[str]) -> argparse.Namespace:
+    """What the words ask for; the parser itself does not live as long as a server does. Raises SystemExit."""
+    parser = build_parser(serves_only=words[:1] == ["serve"])
+    arguments = parser.parse_args(words)
+    if arguments.command is None:
+        parser.print_help(sys.stderr)
+        raise SystemExit(2)
+    return arguments
 
-    from headrace import bench_command, client_commands, top_command
-    from headrace.simulate import command as simulate_command
+
+def build_parser(serves_only: bool = False) -> argparse.ArgumentParser:
+    """The parser of all commands, or of the one that a server stays in, with one flag per setting.
+
+    `run` of what it gives does the command.
+    """
+    import argparse
 
     parser = argparse.ArgumentParser(
         "headrace", description="Serves Python models over HTTP, from shared memory.", allow_abbrev=False
@@ -92,10 +98,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_knobs(serve)
     serve.set_defaults(run=_serve)
-    client_commands.add(commands)
-    bench_command.add(commands)
-    top_command.add(commands)
-    simulate_command.add(commands)
+    if not serves_only:
+        from headrace import bench_command, client_commands, top_command
+        from headrace.simulate import command as simulate_command
+
+        client_commands.add(commands)
+        bench_command.add(commands)
+        top_command.add(commands)
+        simulate_command.add(commands)
     return parser
 
 

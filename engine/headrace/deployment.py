@@ -16,9 +16,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import psutil
-
-from headrace import log, placement
+from headrace import footprint, log, placement
 from headrace.admission import Admission
 from headrace.archives import Archives
 from headrace.budget import Reservation
@@ -297,10 +295,8 @@ class Deployment:
 
     def memory_bytes(self, worker: int) -> int:
         """What the worker's process has resident, pages that it shares included; 0 when there is none."""
-        try:
-            return int(psutil.Process(self._workers.by_index[worker].pid).memory_info().rss)
-        except (KeyError, ValueError, psutil.Error):
-            return 0
+        known = self._workers.by_index.get(worker)
+        return footprint.resident_bytes(known.pid) if known is not None else 0
 
     async def lift(self, model: Model) -> None:
         """A quarantine is over: bring the model back to the workers that died of it, then route to it again."""

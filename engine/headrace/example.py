@@ -7,7 +7,6 @@ With json logs it is one more event (`example command=...`) on standard error: w
 import os
 import shlex
 import sys
-from urllib.parse import urlsplit
 
 from headrace import log
 from headrace.config import Config
@@ -36,6 +35,8 @@ def curl(config: Config, url: str) -> str | None:
     names = [spec.name for spec in config.models if os.path.realpath(spec.path) == os.path.realpath(BUNDLED)]
     if not names:
         return None
+    from urllib.parse import urlsplit
+
     parts = urlsplit(url)
     host = _LOOPBACK.get(parts.hostname or "", parts.hostname or "")
     host = f"[{host}]" if ":" in host else host

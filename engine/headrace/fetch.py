@@ -39,10 +39,6 @@ class Rules:
     patterns: tuple[str, ...] = ()
 
 
-def is_url(text: str) -> bool:
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) is not None
-
-
 async def download(url: str, directory: str, rules: Rules) -> str:
     """Path of the file in *directory* that the URL's answer was written to.
 

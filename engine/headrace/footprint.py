@@ -24,12 +24,23 @@ _ROLLUP = re.compile(rb"^(Anonymous|Pss_Anon|Private_Dirty): +(\d+) kB", re.MULT
 
 def anonymous_bytes(pid: int) -> int:
     """Anonymous pages of a process, those that it shares with its parent included; 0 when there is no such process."""
+    resident, shared = _statm(pid)
+    return max(0, resident - shared)
+
+
+def resident_bytes(pid: int) -> int:
+    """All pages of a process that are in memory, files' and shared ones included; 0 when there is no such process."""
+    return _statm(pid)[0]
+
+
+def _statm(pid: int) -> tuple[int, int]:
+    """Resident bytes of a process, and those of files and shared memory among them. Source: proc_pid_statm(5)."""
     try:
         with open(f"/proc/{pid}/statm", "rb") as file:
             fields = file.read().split()
     except OSError:
-        return 0
-    return max(0, int(fields[1]) - int(fields[2])) * _PAGE_BYTES
+        return 0, 0
+    return int(fields[1]) * _PAGE_BYTES, int(fields[2]) * _PAGE_BYTES
 
 
 class Footprints:

@@ -12,7 +12,6 @@ import signal
 import socket
 import sys
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
 import orjson
 import uvloop
@@ -226,6 +225,8 @@ class Frontend:
         self, exchange: Exchange, method: str, path: str, query: str, content_type: str, body: bytes, surfaces: int
     ) -> None:
         """Passes a management request on to the supervisor, which answers in its own time."""
+        from urllib.parse import unquote_to_bytes
+
         message = {
             "op": "manage",
             "method": method,
@@ -261,6 +262,7 @@ async def _main(control_fd: int) -> None:
     # What lives now lives for ever, and requests make no cycles: young collections find nothing, old ones cost time.
     gc.collect()
     gc.freeze()
+    processes.give_memory_back()
     gc.set_threshold(50_000, 50, 100)
     await frontend.run()
 

@@ -7,7 +7,6 @@ The parent-death signal (processes.die_with_parent) comes first, but does not re
 import asyncio
 import contextlib
 import os
-import secrets
 import socket
 import sys
 import time
@@ -26,7 +25,7 @@ class Lifeline:
 
     def __init__(self, reaper: Reaper) -> None:
         self._reaper = reaper
-        self._token = secrets.token_hex(8)
+        self._token = os.urandom(8).hex()
         self._groups: set[int] = set()
         self._stream: socket.socket | None = None
         self._pid = 0

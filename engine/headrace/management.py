@@ -18,16 +18,14 @@ without memory is 507, a page that ends with the last model has no token, a trai
 
 import asyncio
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from headrace import artifact, errors, fetch, log, openapi, parameters, placement
+from headrace import artifact, errors, log, parameters, placement
 from headrace.config import Config, ModelSpec
-from headrace.console import Console
 from headrace.control import Message
 from headrace.deployment import Deployment
 from headrace.errors import (
@@ -45,6 +43,11 @@ from headrace.overview import Overview
 from headrace.parameters import Parameters
 from headrace.registry import Model, Registry, check_name
 from headrace.scrape import Scrape
+
+if TYPE_CHECKING:
+    import tempfile
+
+    from headrace.console import Console
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -99,7 +102,7 @@ class Management:
         self._explainer = explainer
         self._overview = overview
         self._drain = drain
-        self._console = Console()
+        self._console: Console | None = None  # made when somebody looks at it
         self._places: dict[int, Place] = {}  # by the model's index
         self._downloads_at_once = asyncio.Semaphore(_DOWNLOADS)
         self._background: set[asyncio.Task[None]] = set()
@@ -131,9 +134,13 @@ class Management:
         if words in ([], ["api-description"]):
             if method != "OPTIONS" and not words:
                 raise NotAllowedHere("OPTIONS")
+            from headrace import openapi
+
             has_inference = self._config.single_port or message["port"] == "inference"
             return 200, openapi.document(has_inference, self._is_here(message))
         if method == "OPTIONS" and (name := self._predicted(words)) is not None:
+            from headrace import openapi
+
             return 200, openapi.model_document(self._registry.get(name).name)
         if self._is_here(message) and words in (["overview"], ["drain"]):
             return await self._operate(method, words[0])
@@ -177,6 +184,10 @@ class Management:
         """The console's page, or a part of it."""
         if method not in ("GET", "HEAD"):
             raise NotAllowedHere("GET, HEAD")
+        if self._console is None:
+            from headrace.console import Console
+
+            self._console = Console()
         return self._console.answer("/".join(words))
 
     def _predicted(self, words: list[str]) -> str | None:
@@ -224,7 +235,7 @@ class Management:
         """Enter a model of the command line or the configuration file. Raises as register(), and DownloadFailed."""
         options = {"batch_size": spec.batch_size, "batch_delay_ms": spec.batch_delay_ms}
         given = {name: value for name, value in options.items() if value is not None}
-        place = await self._place(spec.path) if fetch.is_url(spec.path) else Place(spec.path)
+        place = await self._place(spec.path) if artifact.is_url(spec.path) else Place(spec.path)
         model = self._enter(place, spec.name, spec.path, spec.handler, spec.workers or 0, given, is_startup=True)
         model.timeout_ms = spec.timeout_ms or model.timeout_ms
         if spec.max_workers is not None:
@@ -234,8 +245,12 @@ class Management:
 
     async def _place(self, url: str) -> "Place":
         """Where the model at *url* lies, fetched if need be. Raises RequestError, ModelNotFound, DownloadFailed."""
-        if not fetch.is_url(url):
+        if not artifact.is_url(url):
             return Place(model_path(url, self._config))
+        import tempfile
+
+        from headrace import fetch
+
         config = self._config
         folder = tempfile.TemporaryDirectory(prefix="headrace-model-")
         try:

@@ -5,7 +5,7 @@ written by one process; this turns them into text through prometheus_client. Nam
 https://prometheus.io/docs/practices/naming/. docs/operations.md lists them all; a test compares.
 """
 
-import platform
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -125,7 +125,7 @@ class _Collector:
 
     def collect(self) -> Iterator[Any]:
         seen = self.snapshot
-        version = {(__version__, platform.python_version()): 1}
+        version = {(__version__, "{}.{}.{}".format(*sys.version_info)): 1}
         yield _family("headrace_build_info", "the server's version", version, "version", "python")
         for key, (name, help) in _FRONTEND.items():
             yield _family(name, help, {(str(index),): it[key] for index, it in seen.frontends.items()}, "frontend")

@@ -7,8 +7,6 @@ import os
 import time
 from typing import Any
 
-import psutil
-
 from headrace import __version__
 from headrace.config import Config
 from headrace.deployment import Deployment
@@ -29,11 +27,12 @@ class Overview:
         self._registry = registry
         self._workers = workers
         self._deployment = deployment
-        self._started = psutil.Process().create_time()
 
     def identity(self) -> Document:
         """Which process this is: its number, and when it started (Unix seconds), for no number is for ever."""
-        return {"pid": os.getpid(), "started": self._started}
+        import psutil
+
+        return {"pid": os.getpid(), "started": psutil.Process().create_time()}
 
     async def document(self) -> Document:
         """All sizes in bytes. Models by size, largest first; history latest first."""

@@ -6,7 +6,6 @@ flat object: a comma before the end (as in SageMaker's documented example), sing
 
 import re
 from collections.abc import Mapping
-from urllib.parse import parse_qsl
 
 import orjson
 
@@ -40,6 +39,8 @@ def read(message: Message) -> Parameters:
 
 def query(text: str) -> dict[str, str]:
     """A query's parameters; of equal names the last. Raises RequestError."""
+    from urllib.parse import parse_qsl
+
     try:
         return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=_FIELDS_MAX))
     except ValueError:

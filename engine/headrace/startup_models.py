@@ -10,13 +10,11 @@ SAGEMAKER_BASE_DIR stands for /opt/ml where it is set. Whatever is wrong is coll
 import contextlib
 import os
 import re
-import tarfile
-import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from headrace import artifact, fetch, units
+from headrace import artifact, units
 from headrace.config import ModelSpec
 from headrace.errors import ConfigError, ModelError
 
@@ -91,7 +89,7 @@ def _named(word: str, problems: list[str]) -> ModelSpec | None:
     if not equals or not path:
         problems.append(f"model {word!r} must be NAME=PATH, such as digits=./digits")
         return None
-    return _spec(name, path if fetch.is_url(path) else os.path.abspath(os.path.expanduser(path)), problems)
+    return _spec(name, path if artifact.is_url(path) else os.path.abspath(os.path.expanduser(path)), problems)
 
 
 def _from_store(store: str, entries: Iterable[str], problems: list[str]) -> list[ModelSpec]:
@@ -106,7 +104,7 @@ def _from_store(store: str, entries: Iterable[str], problems: list[str]) -> list
         name, equals, file = entry.partition("=")
         file = file if equals else entry
         # An absolute path, or a URL, is the operator's word for another place.
-        path = file if fetch.is_url(file) else os.path.normpath(os.path.join(store, file))
+        path = file if artifact.is_url(file) else os.path.normpath(os.path.join(store, file))
         if not file or ".." in file.split("/"):
             problems.append(
                 f"--models {entry}: must be ALL, NAME=FILE or FILE, a file within {store} or an absolute path"
@@ -116,13 +114,20 @@ def _from_store(store: str, entries: Iterable[str], problems: list[str]) -> list
     return models
 
 
+def _is_archive(path: str) -> bool:
+    import tarfile
+    import zipfile
+
+    return zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
+
+
 def _spec(name: str, path: str, problems: list[str]) -> ModelSpec | None:
-    if fetch.is_url(path):
+    if artifact.is_url(path):
         return ModelSpec(name, path)
     if not os.path.exists(path):
         problems.append(f"model {name}: {path}: no such file or directory")
         return None
-    if not (os.path.isdir(path) or zipfile.is_zipfile(path) or tarfile.is_tarfile(path)):
+    if not (os.path.isdir(path) or _is_archive(path)):
         problems.append(f"model {name}: {path} is neither a directory nor a zip or tar archive")
         return None
     try:

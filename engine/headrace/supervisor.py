@@ -180,6 +180,7 @@ class Supervisor:
         await self._load_startup_models()
         self._health.is_started = True
         self._health.tell()
+        processes.give_memory_back()
         url = self._url("inference")
         _log.info(
             "ready",

@@ -89,6 +89,7 @@ class Template:
         for name in config.template_imports:
             _import(name, " of HEADRACE_TEMPLATE_IMPORTS")
         gc.collect()
+        processes.give_memory_back()
         gc.freeze()  # a collection in a worker must not write to pages that all of them share
         self._channel.reply(message)
 

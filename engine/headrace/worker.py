@@ -4,7 +4,6 @@ A worker is forked from the template (headrace.template) and never returns from 
 or one: which, is the supervisor's business.
 """
 
-import ctypes
 import faulthandler
 import gc
 import os
@@ -13,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from headrace import errors, footprint, loaders, log, media, stand_in
+from headrace import errors, footprint, loaders, log, media, processes, stand_in
 from headrace._worker import Port, Request
 from headrace.compression import Codings
 from headrace.config import Config
@@ -186,20 +185,13 @@ class Worker:
                 del servable
         if canaries:
             gc.collect()
-            _give_memory_back()
+            processes.give_memory_back()
         for name, canary in canaries:
             if not canary.is_gone():
                 self.log.warning(
                     "model.lingers", model=name, why="something outside the model still refers to its module"
                 )
         self.channel.reply(message)
-
-
-def _give_memory_back() -> None:
-    """Gives free memory of the C heap back to the kernel; glibc would keep it, other C libraries have no such call."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def main(control_fd: int, board_fd: int, index: int, config: Config) -> NoReturn:
