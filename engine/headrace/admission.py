@@ -30,6 +30,7 @@ LOOK_S = 1.0
 WAIT_S = 10.0  # that an admission waits for models that are busy now, when they would make room
 RECYCLE_S = 60.0  # between two recyclings of one worker
 RECYCLE_LEAST = 32 << 20  # bytes beyond its models for which a worker is recycled at all
+RENEW_LEAST = 4 << 20  # bytes that models have left in a worker which has none any more: then it is recycled, too
 POLL_S = 0.02  # between looks while it waits
 MARGIN_SHARE = (
     0.02  # of the capacity, freed beyond what is needed: an eviction's garbage collection serves several loads
@@ -85,6 +86,8 @@ class Admission:
         self._evict = evict
         self._recycle = recycle
         self._recycled_s: dict[int, float] = {}  # by worker: when
+        self._bare: dict[int, int] = {}  # by pid: the least that a shared worker was measured at, as when it came up
+        self._empty: set[int] = set()  # pids of shared workers without models at the last look
         self._footprints = footprint.Footprints()
         self._lock = asyncio.Lock()
         self._factor = FACTOR_LEAST
@@ -95,6 +98,7 @@ class Admission:
         while True:
             await asyncio.sleep(LOOK_S)
             self.measure()
+            await self._renew_one()
             if self.budget.free_bytes >= 0:
                 self._is_warned = False
             elif not self._lock.locked():
@@ -185,6 +189,8 @@ class Admission:
         measured = self._footprints.of_workers(workers)
         self.weights.measure()
         self.budget.measure(measured, others)
+        shared = {worker.pid: measured[worker.index] for worker in self._workers.shared() if worker.index in measured}
+        self._bare = {pid: min(bytes, self._bare.get(pid, bytes)) for pid, bytes in shared.items()}
         # What strangers in the container hold is not ours to give away either.
         headroom = machine.memory_headroom_bytes()
         if headroom is not None and headroom < self.budget.free_bytes:
@@ -294,6 +300,24 @@ class Admission:
         _log.warning("worker.recycling", worker=worst.index, unexplained_bytes=unexplained, why="memory is needed")
         await self._recycle(worst)
         return True
+
+    async def _renew_one(self) -> None:
+        """Have a shared worker recycled whose models are all gone, for two looks, but not all of what they took.
+
+        An interpreter gives an arena back when nothing is left in it, and pages of the template that were written to
+        never. As long as another worker is up, so that the server is never without one.
+        """
+        up = [worker for worker in self._workers.shared() if worker.is_up and not worker.is_recycled]
+        empty = {worker.pid for worker in up if not self.budget.models_on(worker.index)}
+        lasting, self._empty = self._empty & empty, empty
+        for worker in up if len(up) > 1 else ():
+            left = self.budget.measured_of(worker.index) - self._bare.get(worker.pid, 0)
+            if worker.pid in lasting and left >= RENEW_LEAST:
+                self.counts["recyclings"] += 1
+                why = "its models are gone"
+                _log.info("worker.recycling", worker=worker.index, unexplained_bytes=left, why=why)
+                await self._recycle(worker)
+                return
 
     def _is_recycling(self) -> bool:
         return any(worker.is_recycled for worker in self._workers.shared())
