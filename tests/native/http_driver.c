@@ -1,6 +1,8 @@
 /* Feeds files to http.h as the bytes of one connection each: whole, byte by byte, and split in two at every offset.
  *
  *   http_driver FILE...      prints "name requests outcome" for each; outcome is "ok", "incomplete" or a refusal's word
+ *   http_driver -            the same for inputs on standard input, each behind its length (4 bytes, little-endian), with no name
+ *                            and, besides byte by byte, at a few splits
  *
  * Every buffer ends right before a page without access, and moves between two calls: a byte read past the end, or a pointer
  * kept, is a crash. The outcome, every head and every body byte go into a digest, which must not depend on the split; if it
@@ -112,6 +114,31 @@ static const char *word(int outcome) {
     return outcome < 0 ? http_error_word(outcome) : outcome == HTTP_OK ? "ok" : "incomplete";
 }
 
+/* Compares one input, cut as said (0: byte by byte), with the whole; 1 when they differ. */
+static int differs(const char *name, const uint8_t *bytes, size_t len, Result whole, size_t cut) {
+    Result split = run(bytes, len, cut ? cut : 1, cut ? len : 1);
+    if (split.digest == whole.digest && split.outcome == whole.outcome && split.requests == whole.requests) return 0;
+    fprintf(stderr, "%s cut at %zu: %d %s, but whole: %d %s\n", name, cut, split.requests, word(split.outcome), whole.requests,
+            word(whole.outcome));
+    return 1;
+}
+
+static int run_stream(uint8_t *bytes) {
+    int is_broken = 0;
+    uint8_t length[4];
+    for (unsigned n = 0; fread(length, 1, 4, stdin) == 4; n++) {
+        size_t len = length[0] | (size_t)length[1] << 8 | (size_t)length[2] << 16 | (size_t)length[3] << 24;
+        if (len > ROOM || fread(bytes, 1, len, stdin) != len) return 2;
+        char name[24];
+        snprintf(name, sizeof name, "input %u", n);
+        Result whole = run(bytes, len, len, 1);
+        is_broken |= differs(name, bytes, len, whole, 0);
+        for (unsigned i = 1; len > 1 && i < 4; i++) is_broken |= differs(name, bytes, len, whole, 1 + (n * 7919u + i * 104729u) % (len - 1));
+        printf("%d %s\n", whole.requests, word(whole.outcome));
+    }
+    return is_broken;
+}
+
 int main(int argc, char **argv) {
     static uint8_t bytes[ROOM];
     int is_broken = 0;
@@ -121,6 +148,7 @@ int main(int argc, char **argv) {
         if (map == MAP_FAILED || mprotect(map + ROOM, page, PROT_NONE) != 0) return 2;
         edges[i] = map + ROOM;
     }
+    if (argc == 2 && strcmp(argv[1], "-") == 0) return run_stream(bytes);
     for (int i = 1; i < argc; i++) {
         FILE *file = fopen(argv[i], "rb");
         if (!file) return 2;
@@ -129,14 +157,7 @@ int main(int argc, char **argv) {
         const char *slash = strrchr(argv[i], '/');
         const char *name = slash ? slash + 1 : argv[i];
         Result whole = run(bytes, len, len, 1);
-        for (size_t cut = 0; cut <= len; cut++) {
-            /* cut == 0 stands for byte by byte. */
-            Result split = run(bytes, len, cut ? cut : 1, cut ? len : 1);
-            if (split.digest == whole.digest && split.outcome == whole.outcome && split.requests == whole.requests) continue;
-            fprintf(stderr, "%s cut at %zu: %d %s, but whole: %d %s\n", name, cut, split.requests, word(split.outcome),
-                    whole.requests, word(whole.outcome));
-            is_broken = 1;
-        }
+        for (size_t cut = 0; cut <= len; cut++) is_broken |= differs(name, bytes, len, whole, cut);
         printf("%s %d %s\n", name, whole.requests, word(whole.outcome));
     }
     return is_broken;

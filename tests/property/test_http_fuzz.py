@@ -7,6 +7,8 @@ import itertools
 import os
 import random
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import h11
@@ -16,9 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace._http import ChunkDecoder, Head, HttpError, Reader, parse_head, split_path
+from tests.unit.test_http_sanitized import SANITIZE, build
 
 CORPUS = Path(__file__).resolve().parents[1] / "corpus/http"
 VALID = [path.read_bytes() for path in sorted((CORPUS / "valid").glob("*.http"))]
+SANITIZED = int(os.environ.get("FUZZ_MUTATIONS", "5000"))  # the same number under the sanitizers, which take longer
 MUTATIONS = int(os.environ.get("FUZZ_MUTATIONS", "20000"))
 SEED = int(os.environ.get("FUZZ_SEED", "1"))
 
@@ -314,6 +318,25 @@ def test_what_we_accept_is_accepted_and_framed_alike_elsewhere() -> None:
     assert accepted > MUTATIONS // 10
     assert compared > accepted
     assert unjudged < accepted // 10
+
+
+# -- under the sanitizers ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+def test_mutations_break_nothing_and_read_alike_under_the_sanitizers(tmp_path: Path) -> None:
+    """Each against a guard page, whole and cut up: no crash, and the outcome that the extension has."""
+    driver = build(tmp_path / "driver", *SANITIZE)
+    rng = random.Random(SEED + 1)
+    for start in range(0, SANITIZED, 5000):
+        inputs = [mutate(rng) for _ in range(min(5000, SANITIZED - start))]
+        stream = b"".join(len(data).to_bytes(4, "little") + data for data in inputs)
+        done = subprocess.run([driver, "-"], input=stream, capture_output=True, timeout=600)
+        assert done.returncode == 0, done.stderr[-4000:]
+        lines = done.stdout.decode().splitlines()
+        for data, line in zip(inputs, lines, strict=True):
+            requests, code, is_idle = outcome(data, [data])
+            assert line == f"{len(requests)} {code or ('ok' if is_idle else 'incomplete')}", data
 
 
 @pytest.mark.parametrize("path", sorted((CORPUS / "valid").glob("*.http")), ids=lambda path: path.stem)
