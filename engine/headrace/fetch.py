@@ -27,6 +27,13 @@ STALL_S = 30.0
 TOTAL_S = 600.0
 _CHUNK = 1 << 20
 _REDIRECTS = (301, 302, 303, 307, 308)
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 bits are the address that is meant
+# What the registries of some Pythons let pass as global (RFC 6890; RFC 4291, compatible and site-local addresses; RFC
+# 8215; RFC 4380), and a public address at which Azure's host answers each machine.
+_CLOSED = [
+    ipaddress.ip_network(text)
+    for text in ("192.0.0.0/24", "168.63.129.16/32", "::/96", "fec0::/10", "64:ff9b:1::/48", "2001::/23")
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +151,10 @@ def _connect(parts: SplitResult, rules: Rules) -> http.client.HTTPConnection:
 
 def _is_public(address: str) -> bool:
     found = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(found, "ipv4_mapped", None)
-    found = mapped or found
-    return found.is_global and not found.is_multicast
+    if isinstance(found, ipaddress.IPv6Address):  # it may stand for one of version 4
+        inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF) if found in _NAT64 else None
+        found = found.ipv4_mapped or found.sixtofour or inner or found
+    return found.is_global and not found.is_multicast and not any(found in network for network in _CLOSED)
 
 
 def _store(

@@ -4,6 +4,7 @@ import asyncio
 import http.server
 import io
 import os
+import socket
 import threading
 import zipfile
 
@@ -96,6 +97,18 @@ def test_what_is_not_fetched(origin, tmp_path, path, rules, why):
     [
         "http://169.254.169.254/latest/meta-data",
         "http://2852039166/",  # the same as a number
+        "http://0xa9fea9fe/",
+        "http://0251.0376.0251.0376/",
+        "http://169.254.43518/",
+        "http://[::ffff:169.254.169.254]/",
+        "http://[::169.254.169.254]/",
+        "http://[64:ff9b::a9fe:a9fe]/",  # by NAT64
+        "http://[2002:a9fe:a9fe::1]/",  # by 6to4
+        "http://[fd00:ec2::254]/latest/meta-data",  # EC2's over IPv6
+        "http://[fe80::1]/m.mar",
+        "http://192.0.0.192/opc/v2/",  # Oracle's
+        "http://168.63.129.16/",  # Azure's
+        "http://100.100.100.200/",  # Alibaba's
         "http://localhost/m.mar",
         "http://[::1]/m.mar",
         "http://[::ffff:127.0.0.1]/m.mar",
@@ -106,6 +119,14 @@ def test_what_is_not_fetched(origin, tmp_path, path, rules, why):
 def test_addresses_that_only_this_machine_can_see(tmp_path, url):
     with pytest.raises(DownloadFailed, match="is not public"):
         get(url, tmp_path, Rules(1 << 20))
+
+
+def test_a_name_is_judged_by_all_its_addresses(tmp_path, monkeypatch):
+    """Which of them would be asked is the resolver's whim. The name is not resolved again for the connection."""
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 80)) for address in ("1.1.1.1", "169.254.169.254")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *asked, **how: found)
+    with pytest.raises(DownloadFailed, match=r"models\.example, whose address 169\.254\.169\.254 is not public"):
+        get("http://models.example/m.mar", tmp_path, Rules(1 << 20))
 
 
 @pytest.mark.parametrize("url", ["ftp://example.org/m", "http://h:0/", "http://h:x/", "file:///etc/passwd"])
