@@ -129,7 +129,9 @@ def read(sock: socket.socket, decoder: Decoder) -> bool:
             fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
     decoder.feed(data, fds)
     if flags & socket.MSG_CTRUNC:
-        raise ChannelError(f"peer sent more than {DESCRIPTORS_MAX} descriptors at once")
+        raise ChannelError(
+            f"descriptors were lost: a message had over {DESCRIPTORS_MAX}, or this process may open no more (ulimit -n)"
+        )
     if not data:
         where = "between two messages" if decoder.is_between_frames else "in the middle of a message"
         raise EOFError(f"control channel was closed {where}")

@@ -58,6 +58,7 @@ class Frontend:
         self.single_port: bool = message["single_port"]
         self.log = log.get(f"frontend-{self.index}")
         self.loop = asyncio.get_running_loop()
+        self.loop.set_exception_handler(self.failed)
         board_fd, segment_fd, self.eventfd, *listeners = fds
         config = self.config
         wanted = config.max_connections + FILES_BESIDE
@@ -108,6 +109,15 @@ class Frontend:
         self.tls = surroundings.tls_context(config)
         self.sweeps = 0
         self.trimming = False
+
+    def failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A callback of the loop has raised. Where memory lacked half way the books may be wrong: a successor's are
+        right, and whoever loses a connection may ask again."""
+        try:
+            loop.default_exception_handler(context)
+        finally:
+            if isinstance(context.get("exception"), MemoryError):
+                os._exit(errors.Exit.BOOT_FAILED)
 
     async def run(self) -> None:
         """Serves until the supervisor goes away."""

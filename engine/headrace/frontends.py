@@ -163,15 +163,16 @@ class Frontends:
         """Start a process and send it all that holds. Raises OSError."""
         config = self._config
         largest = largest_slot(config.max_request_bytes, config.max_response_bytes)
-        segment = create_segment(index, config.arena_bytes, largest)
-        eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        try:
+        with contextlib.ExitStack() as undo:  # what was taken when the next is not to be had
+            segment = create_segment(index, config.arena_bytes, largest)
+            undo.callback(os.close, segment)
+            eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            undo.callback(os.close, eventfd)
             ours, theirs = control.pair()
+            undo.callback(ours.close)
             with theirs:
                 pid = processes.spawn("headrace.frontend", theirs)
-        except OSError:
-            control.close_descriptors((segment, eventfd))
-            raise
+            undo.pop_all()
         channel = AsyncChannel(ours)
         frontend = Frontend(index, pid, channel, self._reaper.watch(pid), asyncio.Event(), segment, eventfd)
         self._run(self._serve(frontend))

@@ -52,17 +52,19 @@ class Lifeline:
     def _start(self) -> None:
         self._timer = None
         self._started_s = asyncio.get_running_loop().time()
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        ours.send(b"".join(b"+%d\n" % pid for pid in self._groups))  # first: we may not live to see it started
         command = [sys.executable, "-I", "-S", warden.__file__, self._token]
-        try:
-            with theirs:
-                self._pid = processes.spawn_command(command, theirs)
-        except OSError as error:
-            ours.close()
-            self._again(error)
-            return
+        with contextlib.ExitStack() as undo:
+            try:
+                ours, theirs = socket.socketpair()
+                undo.callback(ours.close)
+                ours.setblocking(False)
+                ours.send(b"".join(b"+%d\n" % pid for pid in self._groups))  # first: we may not live to see it started
+                with theirs:
+                    self._pid = processes.spawn_command(command, theirs)
+            except OSError as error:
+                self._again(error)
+                return
+            undo.pop_all()
         self._stream = ours
         self._reaper.watch(self._pid).add_done_callback(self._on_death)
 

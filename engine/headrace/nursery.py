@@ -29,6 +29,7 @@ class Nursery:
         self._reaper = reaper
         self._channel: AsyncChannel | None = None
         self._lock = asyncio.Lock()
+        self._is_closing = False
 
     async def start(self) -> None:
         """Have a template that is ready to fork. Raises BootFailed with its reason."""
@@ -36,8 +37,12 @@ class Nursery:
             if self._channel is not None and self._channel.is_open:
                 return
             ours, theirs = control.pair()
-            with theirs:
-                pid = processes.spawn("headrace.template", theirs)
+            try:
+                with theirs:
+                    pid = processes.spawn("headrace.template", theirs)
+            except BaseException:
+                ours.close()
+                raise
             death = self._reaper.watch(pid)
             self._channel = AsyncChannel(ours)
             death.add_done_callback(functools.partial(self._on_death, self._channel))
@@ -45,7 +50,7 @@ class Nursery:
             try:
                 await self._channel.call(message, [self._board_fd], START_S)
             except (HeadraceError, OSError) as error:
-                self.close()
+                self._channel.close()
                 failure = BootFailed(f"the template could not start: {error}")
                 failure.detail = getattr(error, "detail", "")
                 raise failure from None
@@ -81,11 +86,12 @@ class Nursery:
 
     def close(self) -> None:
         """Let the template go; it ends when its channel does."""
+        self._is_closing = True
         if self._channel is not None:
             self._channel.close()
 
     def _on_death(self, channel: AsyncChannel, death: "asyncio.Future[object]") -> None:
-        if channel.is_open and not death.cancelled():
+        if not self._is_closing and not death.cancelled():
             _log.warning("template.lost", reason=str(death.result()))
         self.pid = 0
         channel.close()

@@ -25,7 +25,7 @@ from typing import Any
 
 from headrace import affinity, errors, log, processes
 from headrace.config import Config
-from headrace.control import Channel, Message, close_descriptors
+from headrace.control import Channel, ChannelError, Message, close_descriptors
 from headrace.errors import ConfigError, Exit, HeadraceError
 
 #: entry(control_fd, board_fd, index, config): what a worker runs. It may return, which is a proper end.
@@ -33,6 +33,8 @@ Entry = Callable[[int, int, int, Config], Any]
 
 #: Imported beside HEADRACE_TEMPLATE_IMPORTS: whatever a worker imports by itself is paid for in each of them.
 PRELOAD = ("numpy", "numpy.random", "orjson", "json", "inspect", "headrace.mms.service", "headrace.mms.context")
+
+_log = log.get("template")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,9 @@ class Template:
             try:
                 received = self._channel.receive()
             except EOFError:
+                return None
+            except ChannelError as error:  # whoever waits for an answer learns of it by our end, and has a new template
+                _log.error("template.failed", reason=error)
                 return None
             if received is None:
                 continue
@@ -141,9 +146,10 @@ def _fork_orphan() -> int:
     Raises OSError.
     """
     pid_out, pid_in = os.pipe()
-    go_out, go_in = os.pipe()
-    pipes = {pid_out, pid_in, go_out, go_in}
+    pipes = {pid_out, pid_in}
     try:
+        go_out, go_in = os.pipe()
+        pipes |= {go_out, go_in}
         middle = os.fork()
         if middle == 0:
             return _middle(pipes, pid_in, go_out, go_in)

@@ -206,6 +206,9 @@ def main(control_fd: int, board_fd: int, index: int, config: Config) -> NoReturn
         Worker(control_fd, board_fd, index, config).run()
     except EOFError:
         pass  # the supervisor is gone
+    except OSError as error:  # the kernel has no map or descriptor for us
+        log.get(f"worker-{index}").error("worker.failed", error=error)
+        code = errors.Exit.BOOT_FAILED
     except BaseException:
         log.get(f"worker-{index}").exception("worker.broke")
         code = errors.Exit.BOOT_FAILED
