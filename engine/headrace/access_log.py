@@ -56,7 +56,7 @@ class AccessLog:
     def _write(self, lines: list[bytes]) -> None:
         try:
             for piece in _pieces(lines):
-                os.write(self._fd, piece)
+                self._write_whole(memoryview(piece))
             if (dropped := self._handover.dropped) != self._told:
                 lines_dropped, self._told = dropped - self._told, dropped
                 log.get(self._process).warning(
@@ -64,6 +64,13 @@ class AccessLog:
                 )
         except OSError:
             pass  # nobody reads any more, and there is nobody to tell
+
+    def _write_whole(self, left: memoryview) -> None:
+        while left:
+            try:
+                left = left[os.write(self._fd, left) :]
+            except BlockingIOError:  # whoever shares standard error has made it non-blocking
+                select.select((), (self._fd,), ())
 
 
 def _pieces(lines: Sequence[bytes]) -> Iterator[bytes]:

@@ -1,10 +1,12 @@
 """What a frontend tells of single requests; an access log that nobody reads delays nobody, and counts its losses."""
 
+import fcntl
 import os
 import threading
 import time
 
 import orjson
+import pytest
 from rig import Rig, rigged, wait_until
 
 from headrace.access_log import AccessLog
@@ -18,9 +20,11 @@ def exchange(rig: Rig, count: int) -> None:
         assert client.answer()[0] == 200
 
 
-def test_a_stalled_reader_delays_no_request_and_is_told_what_it_missed(monkeypatch) -> None:
+@pytest.mark.parametrize("flags", [0, os.O_NONBLOCK])  # others share standard error, and its flags
+def test_a_stalled_reader_delays_no_request_and_its_losses_are_counted(monkeypatch, flags: int) -> None:
     monkeypatch.setattr("headrace.access_log.BUFFER_BYTES", 20_000)
     reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETFL, flags | os.O_WRONLY)
     access = AccessLog("json", "frontend-0", writing)
     try:
         with rigged() as rig:
