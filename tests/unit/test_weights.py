@@ -37,12 +37,12 @@ def replica(tmp_path):
 
 
 def private_bytes(array: np.ndarray) -> int:
-    """Bytes of the mapping in which the array lies that are this process's own."""
+    """Bytes of the mappings over which the array extends that are this process's own."""
     found = 0
     for block in re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text()):
         begin, end = (int(word, 16) for word in block.split()[0].split("-"))
-        if begin <= array.ctypes.data < end:
-            found = int(re.search(r"Anonymous: +(\d+) kB", block)[1]) << 10
+        if begin < array.ctypes.data + array.nbytes and array.ctypes.data < end:
+            found += int(re.search(r"Anonymous: +(\d+) kB", block)[1]) << 10
     return found
 
 
