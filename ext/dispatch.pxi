@@ -53,6 +53,8 @@ cdef class Dispatch(Slots):
             self.leave_route(exchange)
             self.drop_slots(exchange)
             return self.ready(exchange)
+        if fault_strikes(b"frontend.memory"):
+            raise MemoryError()
         exchange.is_admitted = True
         route.in_flight += 1
         self.in_flight += 1
@@ -411,6 +413,7 @@ cdef class Dispatch(Slots):
             entry.generation = self.leases[slot].generation
             entry.offset64 = <uint32_t>((ARENA_OFFSET + arena_offset(&self.arena, slot)) // 64)
             entry.capacity64 = <uint32_t>(self.slot_capacity(slot) // 64)
+        crash_point(b"frontend.before_grant")
         if not ring_push(&link.submit, &entry):
             if slot != ARENA_NONE:
                 arena_release(&self.arena, slot)

@@ -1,11 +1,13 @@
 /* Faults on purpose, for tests/fault: compiled into debug builds only, so that a release build has nothing to be told.
  *
  * HEADRACE_FAULT=POINT:N:FILE lets the N-th passage of the point named POINT fail, once: whoever fails takes FILE away, and with
- * FILE gone nothing fails any more, in no process. A crash point ends the process as SIGKILL does; any other point makes its
- * caller go the way that it would go for want of room.
+ * FILE gone nothing fails any more, in no process. A crash point ends the process as SIGKILL does; slot.lease and ring.full make
+ * their caller go the way that it would go for want of room, and frontend.memory has it raise MemoryError.
  *
- *   worker.before_take  worker.after_take  worker.begun  worker.mid_write  worker.before_publish
- *   frontend.before_submit  frontend.after_submit         slot.lease  ring.full
+ *   worker.before_take  worker.after_take  worker.begun  worker.mid_write  worker.before_publish  worker.after_publish
+ *   worker.in_need  worker.mid_grant                      where an answer takes a larger slot
+ *   frontend.before_submit  frontend.after_submit  frontend.before_grant  frontend.after_send  frontend.memory
+ *   slot.lease  ring.full
  */
 #ifndef HEADRACE_FAULT_H
 #define HEADRACE_FAULT_H

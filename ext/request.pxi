@@ -279,8 +279,8 @@ cdef class Request:
                 body_at = align64(fields_at + fields_length)
                 end = body_at + length
             if end > self.room_end():
-                self.answered = True
                 self.port.ask_for_room(self, body, fields)
+                self.answered = True
                 return
             memcpy(self.segment.base + slot + fields_at, PyBytes_AS_STRING(fields), fields_length)
             if data != self.segment.base + slot + body_at and data != self.segment.bodies + slot + body_at:
@@ -288,10 +288,10 @@ cdef class Request:
                 self.count_copy(length)
             answer.offset = <uint32_t>fields_at
             answer.body_offset = <uint32_t>body_at
-            self.answered = True
         finally:
             PyBuffer_Release(&view)
         self.finish()
+        self.answered = True  # last: where memory lacks on the way, the request is still to be answered
 
     def fail(self, exc):
         """Answers with the error that `exc` stands for."""
@@ -322,4 +322,5 @@ cdef class Request:
         self.published = True
         crash_point(b"worker.before_publish")
         self.segment.push(&self.answer)
+        crash_point(b"worker.after_publish")
         return 0

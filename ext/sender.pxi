@@ -110,6 +110,7 @@ cdef class Sender:
                 break
         if filled and self.state < LINGER:
             self.send(out, filled)
+            crash_point(b"frontend.after_send")
         return keep_alive
 
     cdef int send(self, const char *data, size_t length) except -1:

@@ -375,6 +375,7 @@ cdef class Port:
         request.view = None
         self.in_need[id(request.segment), request.entry.request_id] = (request, body, fields)
         request.segment.push(&need)
+        crash_point(b"worker.in_need")
         return 0
 
     cdef bint use_room(self, Request grant) except -1:
@@ -402,7 +403,7 @@ cdef class Port:
             return True
         PyObject_GetBuffer(body, &view, PyBUF_SIMPLE)
         memcpy(segment.base + base, PyBytes_AS_STRING(fields), len(fields))
-        memcpy(segment.base + base + body_at, view.buf, answer.body_length)
+        fault_memcpy(b"worker.mid_grant", segment.base + base + body_at, view.buf, answer.body_length)
         request.count_copy(answer.body_length)
         PyBuffer_Release(&view)
         body = None

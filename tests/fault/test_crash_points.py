@@ -15,10 +15,10 @@ from tests.e2e.conftest import WATCHDOG_S, Server, serving, wait_until, write_mo
 
 pytestmark = pytest.mark.skipif(not HAS_FAULTS, reason="release builds have no crash points; make test-debug has")
 
-POINTS = ("before_take", "after_take", "begun", "mid_write", "before_publish")
-WORKER = [f"worker.{point}" for point in POINTS]
-FRONTEND = ["frontend.before_submit", "frontend.after_submit"]
-SCARCITY = ["slot.lease", "ring.full"]
+HEADER = (Path(__file__).parents[2] / "ext/fault.h").read_text()
+POINTS = re.findall(r"(?:worker|frontend|slot|ring)\.\w+", HEADER.partition("*/")[0].rpartition("*\n")[2])
+WORKER = [point for point in POINTS if point.startswith("worker.")]
+FRONTEND = [point for point in POINTS if point.startswith("frontend.")]
 CLIENTS, REQUESTS = 8, 25  # so that each process passes each point more than SEVENTH times, however large the batches
 # An answer of its own, which has to be copied into the slot; a long one needs a larger slot.
 MIRROR = """
@@ -28,6 +28,10 @@ class Mirror(Model):
         return [bytes(request.body)[::-1] * (1 if len(request.body) < 10_000 else 10) for request in requests]
 """
 PATH = "/models/mirror/invoke"
+
+
+def mirrored(body: bytes) -> bytes:
+    return body[::-1] * (1 if len(body) < 10_000 else 10)
 
 
 @contextlib.contextmanager
@@ -86,7 +90,7 @@ def post(body: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("passage", [1, 7])
-@pytest.mark.parametrize("point", WORKER + FRONTEND + SCARCITY)
+@pytest.mark.parametrize("point", POINTS)
 def test_should_answer_every_request_rightly(tmp_path, point, passage):
     """No client sees a worker's death; a frontend's takes its connections along, and its successor answers."""
     with failing(tmp_path, point, passage) as server:
@@ -95,16 +99,19 @@ def test_should_answer_every_request_rightly(tmp_path, point, passage):
             client = Client(server, point in FRONTEND)
             for i in range(REQUESTS):
                 body = b'{"client": %d, "request": %d}' % (number, i)
-                assert client.ask(post(body)) == (200, body[::-1])
+                if i % 5 == 1:
+                    body += b" " * 10_000
+                assert client.ask(post(body)) == (200, mirrored(body))
             client.sock.close()
             return client.lost
 
         with ThreadPoolExecutor(CLIENTS) as pool:
             lost = list(pool.map(ask_all, range(CLIENTS), timeout=WATCHDOG_S))
         assert any(lost) == (point in FRONTEND)
+        end = "status=1" if point == "frontend.memory" else "signal=SIGKILL"
         for who, points in (("worker", WORKER), ("frontend", FRONTEND)):
             if point in points:
-                wait_until(lambda who=who: server.find(rf"{who}\.lost .*signal=SIGKILL"), "the death is not logged")
+                wait_until(lambda who=who: server.find(rf"{who}\.lost .*{end}"), "the death is not logged")
                 assert server.log.count(f"{who}.lost") == 1
 
 
