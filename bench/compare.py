@@ -31,7 +31,7 @@ from bench.servers import Server, Setup
 RESULT = Path(__file__).parent / "results" / "peers.json"
 POINTS = (
     *("echo:1", "echo:64", "echo:64@50%", "echo:64@80%", "mlp:1", "mlp:64", "mlp:64@50%", "mlp:64@80%"),
-    *("tensor:1", "tensor:16", "tensor:16@50%", "tensor:16@80%", "batch:64", "mixed:16"),
+    *("tensor:1", "tensor:16", "tensor:16@80%", "batch:64", "mixed:16"),
     *("1kb:16", "64kb:16", "1mb:16", "large:2"),
     *("tls:64", "many:64", "crash:16", "cold:10", "memory:1", "memory:10", "memory:50"),
 )
