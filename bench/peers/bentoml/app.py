@@ -53,8 +53,8 @@ def method(model: str) -> Any:
 
 
 def attribute(model: str) -> str:
-    """Of the service, which looks its methods up by their own names."""
-    return model.replace("-", "_")
+    """Of the service, which looks its methods up by their own names, beside names of its own such as `call`."""
+    return f"model_{model.replace('-', '_')}"
 
 
 MODELS = os.environ["BENCH_MODELS"].split(",")
