@@ -117,7 +117,7 @@ def _draw_latency(figure: Any, data: Data) -> None:
     _legend(figure)
 
 
-def _draw_curves(figure: Any, data: Data, across: str, up: str) -> None:
+def _draw_curves(figure: Any, data: Data, across: str, scale: str, up: str) -> None:
     (axes,) = _panels(figure, 1)
     for server, by_number in data.items():
         axes.plot(
@@ -128,7 +128,7 @@ def _draw_curves(figure: Any, data: Data, across: str, up: str) -> None:
             markersize=3,
             **_look(server, sorted(data)),
         )
-    axes.set_xscale("log")
+    axes.set_xscale(scale)
     axes.set_yscale("log")
     axes.set_xlabel(across)
     axes.set_ylabel(up)
@@ -137,11 +137,11 @@ def _draw_curves(figure: Any, data: Data, across: str, up: str) -> None:
 
 def _draw_memory(figure: Any, data: Data) -> None:
     scaled = {server: {n: size / 1e6 for n, size in by_number.items()} for server, by_number in data.items()}
-    _draw_curves(figure, scaled, "models", "PSS of all processes, MB")
+    _draw_curves(figure, scaled, "models", "linear", "PSS of all processes, MB")
 
 
 def _draw_payload(figure: Any, data: Data) -> None:
-    _draw_curves(figure, data, "bytes of a body", "CPU us a request")
+    _draw_curves(figure, data, "bytes of a body", "log", "CPU us a request")
 
 
 def _panels(figure: Any, count: int) -> list[Any]:

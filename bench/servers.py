@@ -32,7 +32,8 @@ POLL_S = 0.002
 RIGHT_POLL_S = 0.05  # between requests to a model that may not be there yet
 STOP_S = 10.0
 PORTS = range(20_000, 32_000)
-CHECKS = 20  # requests on one connection
+CHECKS = 20  # requests on one connection; fewer of large ones
+LARGE_BYTES, LARGE_CHECKS = 1 << 20, 3
 #: One thread for each numeric library, so that the cores belong to the servers' own processes; and the root, so that
 #: every server's models find bench.work.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -189,7 +190,7 @@ class Running:
     def check(self, scenario: Scenario) -> None:
         connection = self.connect()
         try:
-            for _ in range(CHECKS):
+            for _ in range(CHECKS if len(scenario.body) < LARGE_BYTES else LARGE_CHECKS):
                 self.ask(connection, scenario)
         finally:
             connection.close()
