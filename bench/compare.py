@@ -118,7 +118,7 @@ def _go_on(result: dict[str, Any], arguments: argparse.Namespace) -> None:
                 result["runs"].append({"round": index} | run)
                 left.pop(0)
         except BenchError as error:  # at the first of those that are left; the others are tried again
-            reason = str(error)[:300]
+            reason = str(error).partition("\n")[0][:300]  # the rest is of the server's log
             failed = {"round": index, "server": name, "scenario": left[0].name, "connections": left[0].number}
             result["failed"].append(failed | {"reason": reason})
         took_s = round(time.monotonic() - started, 1)
