@@ -6,10 +6,7 @@ on are right. Loads are not tried like this: some allocations of CPython's own m
 import contextlib
 import gc
 import importlib.util
-import mmap
-import os
 import shutil
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -19,13 +16,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from rig import MIB, Peer
+from driven import Driven, Transport, bodies, post
 from test_worker_end import CAPACITY, FrontendEnd
 from wire import GRANT, NEED
 
 from headrace import media
-from headrace._frontend import INFERENCE, Frontend
-from headrace._memory import create_board, create_segment, largest_slot
 
 SOURCE = Path(__file__).resolve().parents[1] / "native/nth_allocation.c"
 
@@ -87,110 +82,6 @@ def each_allocation(nth: Any, scenario: Callable[[Failing], None], step: int = 1
     raise AssertionError("there is no end to it")
 
 
-class Loop:
-    """As much of an event loop as the data path asks for."""
-
-    def __init__(self) -> None:
-        self.due: list[Callable[[], None]] = []
-
-    def call_soon(self, callback: Callable[[], None]) -> None:
-        self.due.append(callback)
-
-
-class Transport:
-    """A transport over a real socket, and the client at the other end. Nothing in it allocates while it is called."""
-
-    def __init__(self, path: Frontend) -> None:
-        self.ours, self.client = socket.socketpair()
-        self.client.settimeout(10)
-        self.is_closed = False
-        self.protocol: Any = path.protocol(INFERENCE)
-
-    def get_extra_info(self, name: str) -> Any:
-        return self.ours if name == "socket" else None
-
-    def set_write_buffer_limits(self, high: int) -> None:
-        pass
-
-    def can_write_eof(self) -> bool:
-        return False
-
-    def close(self) -> None:
-        self.is_closed = True
-
-    pause_reading = resume_reading = abort = close
-
-    def feed(self, failing: Failing, data: bytes) -> None:
-        """What a loop does with bytes that have come."""
-        while data:
-            buffer = memoryview(failing(self.protocol.get_buffer, -1))
-            piece, data = data[: len(buffer)], data[len(buffer) :]
-            buffer[: len(piece)] = piece
-            buffer.release()
-            failing(self.protocol.buffer_updated, len(piece))
-
-    def received(self) -> bytes:
-        self.ours.close()
-        data = b""
-        while piece := self.client.recv(1 << 20):
-            data += piece
-        self.client.close()
-        return data
-
-
-class Driven:
-    """A data path, driven step by step."""
-
-    def __init__(self) -> None:
-        largest = largest_slot(MIB, MIB)
-        self.fds = [create_board(), create_segment(0, 8 * MIB, largest), os.eventfd(0, os.EFD_NONBLOCK)]
-        self.memory = mmap.mmap(self.fds[1], 0)
-        self.loop = Loop()
-        names = ["max_request", "max_response", "max_connections", "queue_total", "min_rate", "retries", "spin_us"]
-        names += [f"{what}_timeout_ms" for what in ("header", "body", "idle", "write")]
-        limits = dict.fromkeys(names, 10_000) | {"max_request": MIB, "max_response": MIB, "spin_us": 0}
-        self.path = Frontend(
-            self.loop,  # type: ignore[arg-type]
-            *self.fds,
-            8 * MIB,
-            largest,
-            limits,
-            lambda status, text: b'{"code": %d}' % status,
-            lambda *asked: None,
-            lambda worker: None,
-            lambda model: None,
-        )
-        self.path.worker_up(0)
-        self.path.set_route("m", 1, [0], 100, 10_000, True)
-        self.peer = Peer(self, 0)  # type: ignore[arg-type]
-
-    def ring(self) -> None:
-        os.eventfd_write(self.fds[2], 1)
-
-    def close(self) -> None:
-        self.memory.close()
-        for fd in self.fds:
-            os.close(fd)
-
-
-def post(body: bytes, path: str = "/models/m/invoke") -> bytes:
-    return f"POST {path} HTTP/1.1\r\nhost: t\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
-
-
-def bodies(raw: bytes) -> list[tuple[int, bytes]]:
-    """(status, body) of answers one after another, of which the last may be cut off."""
-    found = []
-    while b"\r\n\r\n" in raw:
-        head, _, raw = raw.partition(b"\r\n\r\n")
-        status = int(head[9:12])
-        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-        if len(raw) < length:
-            break
-        found.append((status, raw[:length]))
-        raw = raw[length:]
-    return found
-
-
 LONG = bytes(range(256)) * 40
 WANTED = [
     (200, b"small"),
@@ -207,22 +98,22 @@ def serve(driven: Driven, transport: Transport, failing: Failing) -> None:
     """A request of each kind and its answer."""
     path, peer = driven.path, driven.peer
     failing(transport.protocol.connection_made, transport)
-    transport.feed(failing, post(b"small"))
+    transport.feed(post(b"small"), failing)
     peer.echo(peer.take())
     failing(path.wake)
     chunks = b"".join(b"%x\r\n%s\r\n" % (512, LONG[at : at + 512]) for at in range(0, len(LONG), 512)) + b"0\r\n\r\n"
     head = b"POST /models/m/invoke HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n"
-    transport.feed(failing, head + chunks[:1000])  # the rest finds no room in the slot
-    transport.feed(failing, chunks[1000:])
+    transport.feed(head + chunks[:1000], failing)  # the rest finds no room in the slot
+    transport.feed(chunks[1000:], failing)
     peer.echo(peer.take())
     failing(path.wake)
-    transport.feed(failing, post(b"field")[:50])  # a head in two pieces
-    transport.feed(failing, post(b"field")[50:])
+    transport.feed(post(b"field")[:50], failing)  # a head in two pieces
+    transport.feed(post(b"field")[50:], failing)
     entry = peer.take()
     peer.write(entry, entry.room, b"x-a: b\r\n")
     peer.publish(entry, offset=entry.room, fields_length=8, body_length=entry.body_length)
     failing(path.wake)
-    transport.feed(failing, post(b"long"))
+    transport.feed(post(b"long"), failing)
     entry = peer.take()
     peer.publish(entry, op=NEED, body_length=len(LONG) * 10)
     failing(path.wake)
@@ -231,8 +122,8 @@ def serve(driven: Driven, transport: Transport, failing: Failing) -> None:
     peer.write(grant, 0, LONG * 10)
     peer.publish(grant, body_length=len(LONG) * 10)
     failing(path.wake)
-    transport.feed(failing, post(b"", "/models/none/invoke"))
-    transport.feed(failing, post(b"a") + post(b"b"))  # a pipeline, answered the other way round, whose worker dies
+    transport.feed(post(b"", "/models/none/invoke"), failing)
+    transport.feed(post(b"a") + post(b"b"), failing)  # a pipeline, answered the other way round, whose worker dies
     first, second = peer.take(), peer.take()
     peer.echo(second)
     failing(path.wake)
