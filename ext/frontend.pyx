@@ -300,16 +300,9 @@ cdef class Frontend(Routes):
         self.next_id = 1
         self.max_request = limits["max_request"]
         self.max_response = limits["max_response"]
-        self.max_connections = limits["max_connections"]
-        self.in_flight_most = limits["queue_total"]
-        self.retries = limits["retries"]
-        self.header_timeout_ns = <uint64_t>limits["header_timeout_ms"] * 1000000
-        self.body_timeout_ns = <uint64_t>limits["body_timeout_ms"] * 1000000
-        self.idle_timeout_ns = <uint64_t>limits["idle_timeout_ms"] * 1000000
-        self.write_timeout_ns = <uint64_t>limits["write_timeout_ms"] * 1000000
-        self.byte_ns = 1000000000 // <uint64_t>limits["min_rate"] if limits["min_rate"] else self.body_timeout_ns
-        self.swept_ns = monotonic_ns()
         self.spin_ns = <uint64_t>limits["spin_us"] * 1000
+        self.set_limits(limits)
+        self.swept_ns = monotonic_ns()
         self.incomplete_most = arena_bytes // 2
         self.too_large_text = b"the body is longer than %d bytes (HEADRACE_MAX_REQUEST); raise it or send less" % self.max_request
         self.execution_text = self.common = b""
@@ -335,6 +328,17 @@ cdef class Frontend(Routes):
         """From now on *hear* gets, once a turn of the loop, a list of Notes: of requests to be logged, but health checks, and of
         predictions to be traced. See Notes for share, sampling and seed."""
         self.notes = Notes(self.loop, hear, share, sampling, seed)
+
+    def set_limits(self, dict limits):
+        """The limits that may change while it runs. A deadline that is set already stays what it is."""
+        self.max_connections = limits["max_connections"]
+        self.in_flight_most = limits["queue_total"]
+        self.retries = limits["retries"]
+        self.header_timeout_ns = <uint64_t>limits["header_timeout_ms"] * 1000000
+        self.body_timeout_ns = <uint64_t>limits["body_timeout_ms"] * 1000000
+        self.idle_timeout_ns = <uint64_t>limits["idle_timeout_ms"] * 1000000
+        self.write_timeout_ns = <uint64_t>limits["write_timeout_ms"] * 1000000
+        self.byte_ns = 1000000000 // <uint64_t>limits["min_rate"] if limits["min_rate"] else self.body_timeout_ns
 
     def set_surroundings(self, bytes cache, bytes origin, bytes preflight, bytes execution_text):
         """Field lines that all answers have, those for a preflight request (None: not answered), /execution-parameters."""

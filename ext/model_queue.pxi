@@ -40,6 +40,17 @@ cdef class ModelQueue:
     cdef uint64_t unasked_ns  # end of the batch before that, likewise
     cdef uint64_t last_arrival_ns
 
+    cdef int limit(self) except -1:
+        """Takes over the limits that the servable has now."""
+        self.most = self.servable.max_batch_size
+        self.most_bytes = self.servable.max_batch_bytes
+        self.delay_ns = self.servable.max_batch_delay_ns
+        self.tuner = self.servable.tuner
+        self.crowd = self.most if self.delay_ns and self.tuner is None else 0
+        self.linger_ns = 0
+        self.samples = []
+        return 0
+
     cdef int add(self, Request request) except -1:
         cdef uint64_t arrival = request.entry.arrival_ns
         self.waiting.append(request)

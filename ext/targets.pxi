@@ -39,7 +39,8 @@ cdef int find_target(HttpPath *path, const uint8_t *text, int surfaces) noexcept
         elif segment_is(path, text, 0, b"ping"):
             found = TARGET_PING
         elif (segment_is(path, text, 0, b"models") or segment_is(path, text, 0, b"metrics")
-              or segment_is(path, text, 0, b"overview") or segment_is(path, text, 0, b"drain")):
+              or segment_is(path, text, 0, b"overview") or segment_is(path, text, 0, b"drain")
+              or segment_is(path, text, 0, b"settings")):
             found = TARGET_MANAGE
         elif segment_is(path, text, 0, b"console"):
             found = TARGET_CONSOLE

@@ -172,13 +172,12 @@ cdef class Port:
         queue.servable = servable
         queue.waiting = deque()
         queue.model = model
-        queue.most = servable.max_batch_size
-        queue.most_bytes = servable.max_batch_bytes
-        queue.delay_ns = servable.max_batch_delay_ns
-        queue.crowd = queue.most if queue.delay_ns and servable.tuner is None else 0
-        queue.tuner = servable.tuner
-        queue.samples = []
+        queue.limit()
         self.queues[model] = queue
+
+    def limit(self, unsigned int model):
+        """The limits of the servable of `model` have changed. Between two batches; what waits goes on waiting."""
+        (<ModelQueue>self.queues[model]).limit()
 
     def withdraw(self, unsigned int model):
         """Stops to serve `model`. Returns the requests that still wait for it."""

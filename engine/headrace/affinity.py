@@ -5,6 +5,7 @@ first ones). With `auto` nothing is pinned where pinning would hurt: on one CPU,
 under a CPU quota, where the CPUs are shared with other containers that would all choose the same ones.
 """
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -78,6 +79,15 @@ def thread_environment(threads: int) -> dict[str, str]:
     return dict.fromkeys(THREAD_VARIABLES, str(threads))
 
 
+def pin(pid: int, cpus: Iterable[int] | None) -> None:
+    """Move a process with all its threads to these CPUs; None: to all. One that has just ended is no error."""
+    wanted = machine.usable_cpus() if cpus is None else tuple(cpus)
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(ProcessLookupError):  # it ended just now
+                os.sched_setaffinity(int(thread), wanted)
+
+
 def apply(cpus: Iterable[int] | None, threads: int) -> None:
     """Pin this process and size its thread pools; for a worker just forked, whose libraries still have one thread.
 
@@ -85,9 +95,17 @@ def apply(cpus: Iterable[int] | None, threads: int) -> None:
     """
     if cpus is not None:
         os.sched_setaffinity(0, cpus)
+    set_threads(threads, 1)
+
+
+def set_threads(threads: int, before: int) -> None:
+    """Size the thread pools of this process's numeric libraries, those that are loaded and those to come.
+
+    before: what they were told last.
+    """
     os.environ.update(thread_environment(threads))
-    if threads > 1:
-        import threadpoolctl  # here, since most workers have one thread and need not pay for it
+    if threads != before:
+        import threadpoolctl  # here, since most workers have one thread for all their life and need not pay for it
 
         threadpoolctl.threadpool_limits(threads)
     torch = sys.modules.get("torch")

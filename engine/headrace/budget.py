@@ -57,12 +57,16 @@ class Budget:
     """limit_bytes: for all processes together."""
 
     def __init__(self, limit_bytes: int) -> None:
-        self.limit_bytes = limit_bytes
-        self.capacity_bytes = limit_bytes - min(RESERVE_MOST, int(limit_bytes * RESERVE_SHARE))
+        self.limit(limit_bytes)
         self._ledgers: dict[int, _Ledger] = {}
         self._others = 0
         self._shared: dict[int, int] = {}  # model index -> bytes that its replicas have in common
         self._unplaced = 0  # reservations whose worker is not chosen yet
+
+    def limit(self, limit_bytes: int) -> None:
+        """All processes together may take so much from now on; what is beyond that stays until somebody evicts it."""
+        self.limit_bytes = limit_bytes
+        self.capacity_bytes = limit_bytes - min(RESERVE_MOST, int(limit_bytes * RESERVE_SHARE))
 
     @property
     def used_bytes(self) -> int:

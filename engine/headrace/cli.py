@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from headrace.settings import Settings
+    from headrace.startup_models import Choice
 
 _METAVARS = {
     "int": "N",
@@ -87,6 +88,11 @@ def build_parser(serves_only: bool = False) -> argparse.ArgumentParser:
     )
     serve.add_argument("-V", "--version", action="version", version=f"headrace {__version__}")
     serve.add_argument("named", nargs="*", metavar="NAME=PATH", help="a model directory or archive, and its name")
+    serve.add_argument(
+        "--settings",
+        metavar="FILE",
+        help="settings, one a line: max_batch_size = 64; flags and variables beat it; read again at SIGHUP",
+    )
     serve.add_argument("--model-store", metavar="DIR", help="directory that --models and the API take models from")
     serve.add_argument(
         "--models",
@@ -99,10 +105,11 @@ def build_parser(serves_only: bool = False) -> argparse.ArgumentParser:
     _add_knobs(serve)
     serve.set_defaults(run=_serve)
     if not serves_only:
-        from headrace import bench_command, client_commands, top_command
+        from headrace import bench_command, client_commands, settings_command, top_command
         from headrace.simulate import command as simulate_command
 
         client_commands.add(commands)
+        settings_command.add(commands)
         bench_command.add(commands)
         top_command.add(commands)
         simulate_command.add(commands)
@@ -157,9 +164,8 @@ def _explain_import(error: ImportError) -> str:
 
 def serve_settings(arguments: argparse.Namespace) -> Settings:
     """Models and settings of a `serve` command. Raises ConfigError with the problems of both, one a line."""
-    from headrace import config, startup_models
+    from headrace import startup_models
     from headrace.errors import ConfigError
-    from headrace.settings import load
 
     problems: list[str] = []
     choice = startup_models.Choice((), None, False, "")
@@ -167,18 +173,30 @@ def serve_settings(arguments: argparse.Namespace) -> Settings:
         choice = startup_models.choose(arguments.named, arguments.model_store, arguments.models, os.environ)
     except ConfigError as error:
         problems.append(str(error))
-    origin = {"models": choice.origin, **({"sagemaker": choice.origin} if choice.sagemaker else {})}
     try:
-        settings = load(
-            {name: text for name in config.KNOBS if (text := getattr(arguments, name)) is not None},
-            os.environ,
-            models=choice.models,
-            model_store=choice.store,
-            sagemaker=choice.sagemaker,
-            origin=origin,
-        )
+        settings = _read_settings(arguments, choice)
     except ConfigError as error:
         problems.append(str(error))
     if problems:
         raise ConfigError("\n".join(problems))
-    return settings
+    if arguments.settings is None:
+        return settings
+    import dataclasses
+    import functools
+
+    return dataclasses.replace(settings, again=functools.partial(_read_settings, arguments, choice))
+
+
+def _read_settings(arguments: argparse.Namespace, choice: Choice) -> Settings:
+    from headrace import config, settings_file
+    from headrace.settings import load
+
+    return load(
+        {name: text for name in config.KNOBS if (text := getattr(arguments, name)) is not None},
+        os.environ,
+        file=settings_file.read(arguments.settings) if arguments.settings is not None else None,
+        models=choice.models,
+        model_store=choice.store,
+        sagemaker=choice.sagemaker,
+        origin={"models": choice.origin, **({"sagemaker": choice.origin} if choice.sagemaker else {})},
+    )

@@ -32,8 +32,9 @@ Run = Callable[[Client, argparse.Namespace], None]
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Enter these commands and their flags."""
-    _add(commands, "models", _models, "list the models of a running server", "What each model is at, and its memory.")
-    load = _add(commands, "load", _load, "load models into a running server", "Load models, one after the other.")
+    register = functools.partial(add_command, commands)
+    register("models", _models, "list the models of a running server", "What each model is at, and its memory.")
+    load = register("load", _load, "load models into a running server", "Load models, one after the other.")
     load.add_argument(
         "models",
         nargs="+",
@@ -44,20 +45,18 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     load.add_argument("--replicas", type=_count, metavar="N", help="workers that are to have it")
     load.add_argument("--batch-size", type=_count, metavar="N", help="most requests of one call")
     load.add_argument("--max-batch-delay", type=_count, metavar="MS", help="longest wait for company, in milliseconds")
-    unload = _add(commands, "unload", _unload, "unload models from a running server", "Answer what waits, then forget.")
+    unload = register("unload", _unload, "unload models from a running server", "Answer what waits, then forget.")
     unload.add_argument("models", nargs="+", metavar="NAME")
-    describe = _add(commands, "describe", _describe, "show a model and its workers", "A model and its workers.")
+    describe = register("describe", _describe, "show a model and its workers", "A model and its workers.")
     describe.add_argument("model", metavar="NAME")
-    explain = _add(
-        commands,
+    explain = register(
         "explain",
         _explain,
         "say why a model is or is not loaded",
         "Why a model is or is not resident, what it costs, what would have to go for it, and its last errors.",
     )
     explain.add_argument("model", metavar="NAME")
-    drain = _add(
-        commands,
+    drain = register(
         "drain",
         _drain,
         "end a running server properly",
@@ -118,7 +117,7 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _add(
+def add_command(
     commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, run: Run, help: str, description: str
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=help, description=description, allow_abbrev=False)
@@ -134,7 +133,7 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _say(arguments: argparse.Namespace, document: Any, text: str) -> None:
+def say(arguments: argparse.Namespace, document: Any, text: str) -> None:
     print(json.dumps(document, indent=2) if arguments.json else text)
 
 
@@ -156,7 +155,7 @@ def _models(client: Client, arguments: argparse.Namespace) -> None:
     if document["models_left_out"]:
         note += f"; {document['models_left_out']} more models, smaller than these, are not shown"
     titles = ("MODEL", "STATUS", "REPLICAS", "MEMORY", "IDLE", "REASON")
-    _say(arguments, document["models"], f"{table(titles, rows) if rows else 'no models'}\n{note}")
+    say(arguments, document["models"], f"{table(titles, rows) if rows else 'no models'}\n{note}")
 
 
 def _load(client: Client, arguments: argparse.Namespace) -> None:
@@ -172,7 +171,7 @@ def _load(client: Client, arguments: argparse.Namespace) -> None:
         load = functools.partial(client.call, "POST", "models", document=_without_none(document), timeout_s=LOAD_S)
         begun_s = time.monotonic()
         answer = _with_progress(f"loading {name or url}", load)
-        _say(arguments, answer, f"{name or url}: loaded in {time.monotonic() - begun_s:.2f} s")
+        say(arguments, answer, f"{name or url}: loaded in {time.monotonic() - begun_s:.2f} s")
 
 
 def _without_none(document: dict[str, Any]) -> dict[str, Any]:
@@ -193,7 +192,7 @@ def _unload(client: Client, arguments: argparse.Namespace) -> None:
     for name in arguments.models:
         unload = functools.partial(client.call, "DELETE", "models", name, timeout_s=UNLOAD_S)
         answer = _with_progress(f"unloading {name}", unload)
-        _say(arguments, answer, f"{name}: unloaded")
+        say(arguments, answer, f"{name}: unloaded")
 
 
 def _describe(client: Client, arguments: argparse.Namespace) -> None:
@@ -204,12 +203,12 @@ def _describe(client: Client, arguments: argparse.Namespace) -> None:
         for worker in document["workers"]
     ]
     workers = table(("WORKER", "STATUS", "SINCE", "PROCESS"), rows) if rows else "no workers"
-    _say(arguments, document, f"{table(('FACT', 'VALUE'), facts)}\n\n{workers}")
+    say(arguments, document, f"{table(('FACT', 'VALUE'), facts)}\n\n{workers}")
 
 
 def _explain(client: Client, arguments: argparse.Namespace) -> None:
     document = client.get("models", arguments.model, "explain")
-    _say(arguments, document, explanation(document))
+    say(arguments, document, explanation(document))
 
 
 def explanation(document: dict[str, Any]) -> str:
@@ -242,9 +241,9 @@ def _drain(client: Client, arguments: argparse.Namespace) -> None:
     if not arguments.no_wait and (process := _same_machine(client, answer)) is not None:
         within_s = answer["within_ms"] / 1000 + SLACK_S
         _with_progress("draining", lambda: _wait_for_end(process, within_s))
-        _say(arguments, answer, "the server has ended")
+        say(arguments, answer, "the server has ended")
         return
-    _say(arguments, answer, f"the server accepts no more and ends within {answer['within_ms'] / 1000:g} s")
+    say(arguments, answer, f"the server accepts no more and ends within {answer['within_ms'] / 1000:g} s")
 
 
 def _same_machine(client: Client, answer: dict[str, Any]) -> Any:

@@ -380,6 +380,16 @@ class Config:
             values["tls_keystore_password"] = ""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
+    def adopt(self, values: Mapping[str, Any]) -> None:
+        """Change these fields in place: whoever holds the object sees it. Nobody else writes to it. They are CHANGEABLE
+        ones, checked (settings.changes), and each process that has a copy is told (running_settings.py)."""
+        for name in CHANGEABLE & values.keys():
+            object.__setattr__(self, name, values[name])
+
+    def changeable(self) -> dict[str, Any]:
+        """The values that may have changed since a process was given its copy."""
+        return {name: getattr(self, name) for name in CHANGEABLE}
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Config":
         """The Config that asdict() wrote down. Raises TypeError for a field of another build."""
@@ -394,6 +404,33 @@ class Config:
         )
 
 
+#: What can change while the server runs. Whatever is not here is read once.
+CHANGEABLE = frozenset(
+    {
+        "workers",
+        "memory_budget_bytes",
+        "eviction",
+        "min_resident_ms",
+        "workers_per_model",
+        "replica_idle_ms",
+        "queue",
+        "queue_total",
+        "timeout_ms",
+        "retries",
+        "unload_timeout_ms",
+        "max_batch_size",
+        "max_batch_bytes",
+        "max_batch_delay_ms",
+        "drain_timeout_ms",
+        "header_timeout_ms",
+        "body_timeout_ms",
+        "min_rate",
+        "idle_timeout_ms",
+        "write_timeout_ms",
+        "max_connections",
+        "log_level",
+    }
+)
 KNOBS: dict[str, dataclasses.Field[Any]] = {item.name: item for item in dataclasses.fields(Config) if item.metadata}
 
 
@@ -411,6 +448,11 @@ def show(name: str, value: object) -> str:
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
+def short(name: str) -> str:
+    """A field's name without ceremony, as files and the API have it: max_request_bytes -> max_request."""
+    return str(KNOBS[name].metadata["variable"]).removeprefix(PREFIX).lower()
+
+
 def flag(name: str) -> str:
     """The flag of a field: max_request_bytes -> --max-request."""
-    return "--" + str(KNOBS[name].metadata["variable"]).removeprefix(PREFIX).lower().replace("_", "-")
+    return "--" + short(name).replace("_", "-")

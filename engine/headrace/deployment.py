@@ -68,7 +68,11 @@ class Deployment:
         self._registry = registry
         self._workers = workers
         self._frontends = frontends
-        self._unload_s = config.unload_timeout_ms / 1000  # for requests that run; a worker that takes longer is ended
+
+    @property
+    def _unload_s(self) -> float:
+        """For requests that run; a worker that takes longer is ended."""
+        return self._config.unload_timeout_ms / 1000
 
     async def load(self, model: Model) -> None:
         """Load a registered model on model.least workers and route to it.
@@ -298,6 +302,32 @@ class Deployment:
         known = self._workers.by_index.get(worker)
         return footprint.resident_bytes(known.pid) if known is not None else 0
 
+    async def vacate(self, worker: Worker, shared_count: int) -> None:
+        """Have a shared worker that is to go (Worker.is_leaving) serve nothing any more. No request fails: a model that
+        only it has is loaded on another first.
+
+        shared_count: of shared workers that are to stay. Raises as load() does when a model finds no place elsewhere;
+        what was moved by then stays where it is.
+        """
+        while models := self._registry.on_worker(worker.index):
+            for model in models:
+                async with model.work:
+                    await self._move_away(model, worker.index, shared_count)
+
+    async def _move_away(self, model: Model, index: int, shared_count: int) -> None:
+        if index not in model.replicas:
+            return
+        if model.state is State.RESIDENT and not set(model.residents()) - {index}:
+            try:
+                await self._grow(model, await self.admission.admit(model, 1))
+            except HeadraceError:
+                await self._shrink(model, [worker for worker in model.replicas if worker != index])
+                raise
+        model.replicas[index].become(State.UNLOADING)
+        model.least, model.most = min(model.least, shared_count), min(model.most, shared_count)
+        await self.publish(model)
+        await self._shrink(model, [index])
+
     async def lift(self, model: Model) -> None:
         """A quarantine is over: bring the model back to the workers that died of it, then route to it again."""
         if model.state is State.RESIDENT:
@@ -494,7 +524,7 @@ class Deployment:
             "model": model.index,
             "workers": [] if model.quarantine else model.residents(),
             "queue": self._config.queue if model.most else 0,  # scaled to none: there is nothing to wait for
-            "timeout_ms": model.timeout_ms,
+            "timeout_ms": model.timeout_ms or self._config.timeout_ms,
             "default": model.is_default,
             "refusal": f"model {model.name} is set aside: {model.quarantine}" if model.quarantine else "",
             "retry_after_s": math.ceil(model.quarantined_for_s),

@@ -61,9 +61,7 @@ class Frontend:
         self.loop.set_exception_handler(self.failed)
         board_fd, segment_fd, self.eventfd, *listeners = fds
         config = self.config
-        wanted = config.max_connections + FILES_BESIDE
-        if (files := processes.raise_file_limit(wanted)) < wanted:
-            self.log.warning("files.few", may_open=files, wanted=wanted, why="the hard limit, `ulimit -Hn`")
+        self.raise_file_limit()
         self.path = DataPath(
             self.loop,
             board_fd,
@@ -74,27 +72,15 @@ class Frontend:
             {
                 "max_request": config.max_request_bytes,
                 "max_response": config.max_response_bytes,
-                "max_connections": config.max_connections,
-                "queue_total": config.queue_total,
-                "min_rate": config.min_rate,
-                "retries": config.retries,
-                "header_timeout_ms": config.header_timeout_ms,
-                "body_timeout_ms": config.body_timeout_ms,
-                "idle_timeout_ms": config.idle_timeout_ms,
-                "write_timeout_ms": config.write_timeout_ms,
                 "spin_us": config.spin_us,
+                **self.limits(),
             },
             render_error,
             self.ask,
             lambda worker: channel.send({"op": "suspect", "worker": worker}),
             self.wake,
         )
-        self.path.set_surroundings(
-            surroundings.CACHE_FIELDS,
-            surroundings.origin_fields(config),
-            surroundings.preflight_fields(config),
-            surroundings.execution_parameters(config),
-        )
+        self.set_surroundings()
         self.access_log: AccessLog | None = None
         if config.access_log:
             self.access_log = AccessLog(config.log_format, f"frontend-{self.index}")
@@ -118,6 +104,41 @@ class Frontend:
         finally:
             if isinstance(context.get("exception"), MemoryError):
                 os._exit(errors.Exit.BOOT_FAILED)
+
+    def limits(self) -> dict[str, int]:
+        """Those that may change while it runs."""
+        config = self.config
+        return {
+            "max_connections": config.max_connections,
+            "queue_total": config.queue_total,
+            "min_rate": config.min_rate,
+            "retries": config.retries,
+            "header_timeout_ms": config.header_timeout_ms,
+            "body_timeout_ms": config.body_timeout_ms,
+            "idle_timeout_ms": config.idle_timeout_ms,
+            "write_timeout_ms": config.write_timeout_ms,
+        }
+
+    def set_surroundings(self) -> None:
+        self.path.set_surroundings(
+            surroundings.CACHE_FIELDS,
+            surroundings.origin_fields(self.config),
+            surroundings.preflight_fields(self.config),
+            surroundings.execution_parameters(self.config),
+        )
+
+    def raise_file_limit(self) -> None:
+        wanted = self.config.max_connections + FILES_BESIDE
+        if (files := processes.raise_file_limit(wanted)) < wanted:
+            self.log.warning("files.few", may_open=files, wanted=wanted, why="the hard limit, `ulimit -Hn`")
+
+    def adopt(self, values: dict[str, Any]) -> None:
+        """Settings have changed."""
+        self.config.adopt(values)
+        log.set_level(self.config.log_level)
+        self.raise_file_limit()
+        self.path.set_limits(self.limits())
+        self.set_surroundings()
 
     async def run(self) -> None:
         """Serves until the supervisor goes away."""
@@ -176,6 +197,8 @@ class Frontend:
             self.path.remove_route(message["name"])
         elif op == "refuse":
             self.path.refuse(message["name"], message["model"], message["status"], message["text"])
+        elif op == "settings":
+            self.adopt(message["values"])
         elif op == "uses":
             self.channel.reply(message, uses=self.path.uses())
             return

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from socket import socket
 from typing import Any
 
-from headrace import control, log, processes
+from headrace import affinity, control, log, processes
 from headrace._memory import create_segment, largest_slot
 from headrace.children import Backoff, BootFailed, Death, Reaper, guard, wait_for_death
 from headrace.config import Config
@@ -83,6 +83,13 @@ class Frontends:
             guard(self._keepers[-1], self._on_fatal)
         for first in firsts:
             await first
+
+    def pin(self, cpus: tuple[int, ...] | None) -> None:
+        """Move all to these CPUs, and those to come; None: to all."""
+        if cpus != self._cpus:
+            self._cpus = cpus
+            for frontend in self.live.values():
+                affinity.pin(frontend.pid, cpus)
 
     def tell(self, message: Message) -> None:
         """Send to every live frontend, without waiting."""

@@ -80,15 +80,20 @@ class HandlerServable:
         owns_process: bool,
     ) -> None:
         self.name = name
-        self.max_batch_size = max_batch_size
         self.max_batch_bytes = _ANY_BYTES
-        self.max_batch_delay_ns = max_batch_delay_ns
         self.tuner: Tuner | None = None
         self._isolation = isolation
         self._entry: EntryPoint | None = entry
         self._context = context
+        self.limit(max_batch_size, max_batch_delay_ns)
         self._decode_input = decode_input
         self._owns_process = owns_process
+
+    def limit(self, max_batch_size: int, max_batch_delay_ns: int) -> None:
+        """Have these limits hold from the next batch on; the handler's context says so, too."""
+        self.max_batch_size = max_batch_size
+        self.max_batch_delay_ns = max_batch_delay_ns
+        self._context.system_properties["batch_size"] = max_batch_size
 
     def run(self, requests: list[Request]) -> None:
         """Answers each of *requests*, whatever the handler does.

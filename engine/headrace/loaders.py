@@ -165,16 +165,17 @@ def _load(directory: Path, entry: Entry, options: Options, isolation: Isolation,
 def _load_handler(
     directory: Path, entry: Entry, handler: HandlerName, options: Options, isolation: Isolation
 ) -> Servable:
-    size = options.batch_size or 1
-    context = Context(options.name, str(directory), entry.manifest, size, options.gpu_id)
+    limits = _handler_limits(options)
+    context = Context(options.name, str(directory), entry.manifest, limits["max_batch_size"], options.gpu_id)
     if entry.is_script:
         function = load_script(isolation.import_module(handler.module), context)
     else:
         function = load_handler(handler, isolation, context, options.name, options.retries_initialize)
     decode_input = options.decode_input and not entry.is_script  # a script reads bodies itself
-    delay_ns = round(_first(options.batch_delay_ms, HANDLER_BATCH_DELAY_MS) * 1e6)
     owns_process = options.isolation == "process"
-    return HandlerServable(options.name, isolation, function, context, size, delay_ns, decode_input, owns_process)
+    return HandlerServable(
+        options.name, isolation, function, context, decode_input=decode_input, owns_process=owns_process, **limits
+    )
 
 
 def _load_native(directory: Path, options: Options, isolation: Isolation) -> Servable:
@@ -188,14 +189,34 @@ def _load_native(directory: Path, options: Options, isolation: Isolation) -> Ser
         isolation,
         model,
         settings,
-        max_batch_size=options.batch_size or settings.max_batch_size or options.max_batch_size,
-        max_batch_bytes=settings.max_batch_bytes or options.max_batch_bytes,
-        max_batch_delay_ms=_first(options.batch_delay_ms, settings.max_batch_delay_ms, options.max_batch_delay_ms),
-        target_latency_ms=settings.target_latency_ms if options.batch_delay_ms is None else None,
         max_request_bytes=options.max_request_bytes,
+        **_native_limits(options, settings),
     )
     model.warm_up()
     return servable
+
+
+def limit(servable: Servable, options: Options) -> None:
+    """Have a loaded model's batches keep to *options*, which may differ from those that it was loaded with."""
+    if isinstance(servable, NativeServable):
+        servable.limit(**_native_limits(options, servable.settings))
+    elif isinstance(servable, HandlerServable):
+        servable.limit(**_handler_limits(options))
+
+
+def _native_limits(options: Options, settings: ModelSettings) -> dict[str, Any]:
+    """What is asked for goes before what the model says, and that before the server's defaults."""
+    return {
+        "max_batch_size": options.batch_size or settings.max_batch_size or options.max_batch_size,
+        "max_batch_bytes": settings.max_batch_bytes or options.max_batch_bytes,
+        "max_batch_delay_ms": _first(options.batch_delay_ms, settings.max_batch_delay_ms, options.max_batch_delay_ms),
+        "target_latency_ms": settings.target_latency_ms if options.batch_delay_ms is None else None,
+    }
+
+
+def _handler_limits(options: Options) -> dict[str, Any]:
+    delay_ms = _first(options.batch_delay_ms, HANDLER_BATCH_DELAY_MS)
+    return {"max_batch_size": options.batch_size or 1, "max_batch_delay_ns": round(delay_ms * 1e6)}
 
 
 def _only_model(module: ModuleType) -> type[Model]:

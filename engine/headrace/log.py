@@ -150,6 +150,13 @@ def configure(level: str | int, format: str, process: str, fd: int = 2) -> None:
     logging.captureWarnings(True)
 
 
+def set_level(level: str | int) -> None:
+    """Have this process print from *level* on, its libraries' and models' records included; as configure() takes it."""
+    number = _level_number(level)
+    _handler.setLevel(number)
+    logging.getLogger().setLevel(number)
+
+
 def observe(observer: Observer | None) -> None:
     """Have *observer* told of each event of level ERROR, besides its being printed; None: nobody."""
     global _observer

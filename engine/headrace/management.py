@@ -4,9 +4,12 @@
     GET     /models           list                   ?limit&next_page_token
     GET     /models/NAME      describe
     PUT     /models/NAME      scale                  ?min_worker&synchronous
+                              or other batches       ?batch_size&max_batch_delay&response_timeout
     DELETE  /models/NAME      unload
     GET     /models/NAME/explain   why it is or is not resident, what would have to go for it, its last errors
     GET     /overview         the server at a glance
+    GET     /settings         every setting, and whether it can change while the server runs
+    PUT     /settings         change some, by a JSON object of names and values
     GET     /console          a page that shows it
     POST    /drain            answer what was accepted, then end
     GET     /metrics          what is counted, for Prometheus
@@ -42,6 +45,7 @@ from headrace.explain import Explainer, iso_time
 from headrace.overview import Overview
 from headrace.parameters import Parameters
 from headrace.registry import Model, Registry, check_name
+from headrace.running_settings import RunningSettings
 from headrace.scrape import Scrape
 
 if TYPE_CHECKING:
@@ -56,6 +60,8 @@ _RUNTIMES = ("python", "python2", "python3")
 _INTERNAL = "InternalServerException"
 _NOT_STARTED = "Failed to start workers"  # all that Multi Model Server says of a failed load
 _DOWNLOADS = 4  # at once
+# (parameter, option of the loader, range)
+_BATCHING = (("batch_size", "batch_size", 1, 65536), ("max_batch_delay", "batch_delay_ms", 0, 60_000))
 
 _log = log.get("supervisor")
 
@@ -93,6 +99,7 @@ class Management:
         scrape: Scrape,
         explainer: Explainer,
         overview: Overview,
+        settings: RunningSettings,
         drain: Callable[[], dict[str, Any]],
     ) -> None:
         self._config = config
@@ -101,6 +108,7 @@ class Management:
         self._scrape = scrape
         self._explainer = explainer
         self._overview = overview
+        self._settings = settings
         self._drain = drain
         self._console: Console | None = None  # made when somebody looks at it
         self._places: dict[int, Place] = {}  # by the model's index
@@ -144,6 +152,8 @@ class Management:
             return 200, openapi.model_document(self._registry.get(name).name)
         if self._is_here(message) and words in (["overview"], ["drain"]):
             return await self._operate(method, words[0])
+        if self._is_here(message) and words == ["settings"]:
+            return await self._set(message)
         if self._is_here(message) and words[0] == "models" and words[2:] == ["explain"]:
             if method != "GET":
                 raise NotAllowedHere("GET")
@@ -174,11 +184,21 @@ class Management:
             raise NotAllowedHere("GET" if what == "overview" else "POST")
         if what == "overview":
             return 200, await self._overview.document()
-        if self._config.single_port and not self._config.token_file:
-            raise Forbidden(
-                "whoever reaches the only port could end the server: set HEADRACE_TOKEN_FILE, or send it SIGTERM"
-            )
+        self._check_guarded("end the server: set HEADRACE_TOKEN_FILE, or send it SIGTERM")
         return 202, self._drain()
+
+    async def _set(self, message: Message) -> Answer:
+        if message["method"] == "GET":
+            return 200, self._settings.document()
+        if message["method"] != "PUT":
+            raise NotAllowedHere("GET, PUT")
+        self._check_guarded("change its settings: set HEADRACE_TOKEN_FILE, or write them into a file and send SIGHUP")
+        return 200, await self._settings.change(parameters.values(message), "PUT /settings")
+
+    def _check_guarded(self, what: str) -> None:
+        """Raises Forbidden where clients of models could do it, too."""
+        if self._config.single_port and not self._config.token_file:
+            raise Forbidden(f"whoever reaches the only port could {what}")
 
     def _show(self, method: str, words: list[str]) -> dict[str, Any]:
         """The console's page, or a part of it."""
@@ -321,12 +341,16 @@ class Management:
             least=least,
             most=most,
             is_counted=bool(count or seen.replicas),
-            timeout_ms=config.timeout_ms,
             is_pinned=seen.pinned,
             is_startup=is_startup,
         )
 
     async def _scale(self, model: Model, given: Parameters) -> Answer:
+        batching, timeout_s = _batching(given), parameters.number(given, "response_timeout", 0)
+        if batching or timeout_s > 0:
+            done = await self._settings.change_model(model, batching, 1000 * timeout_s if timeout_s > 0 else None)
+            if not {"min_worker", "max_worker"} & given.keys():
+                return 200, done
         least = parameters.number(given, "min_worker", 1)
         most = parameters.number(given, "max_worker", least)
         if least < 0:
@@ -411,6 +435,18 @@ def _options(given: Parameters) -> dict[str, Any]:
     if "max_batch_delay" in given:
         options["batch_delay_ms"] = max(0, parameters.number(given, "max_batch_delay", 100))
     return options
+
+
+def _batching(given: Parameters) -> dict[str, int]:
+    """The same of a model that is loaded already, where nothing is taken for a default. Raises RequestError."""
+    found = {}
+    for word, name, low, high in _BATCHING:
+        if word in given:
+            value = parameters.number(given, word, -1)
+            if not low <= value <= high:
+                raise RequestError(f"{word} must be a whole number from {low} to {high}.")
+            found[name] = value
+    return found
 
 
 def _shown(model: Model, name: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import importlib.metadata
 import os
 import re
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 import psutil
@@ -88,9 +89,11 @@ def run(dialect: Dialect, arguments: argparse.Namespace, words: Sequence[str]) -
     return 0
 
 
-def read_settings(dialect: Dialect, arguments: argparse.Namespace) -> tuple[Settings, ServerFile]:
+def read_settings(
+    dialect: Dialect, arguments: argparse.Namespace, environ: Mapping[str, str] = os.environ
+) -> tuple[Settings, ServerFile]:
     """Models and settings of a start, and the file that they came from. Raises ConfigError with all problems."""
-    environ = dict(os.environ)
+    environ = dict(environ)
     if dialect is TORCHSERVE and "SAGEMAKER_MODEL_SERVER_TIMEOUT" in environ:
         # Its toolkit hands the number on to a server that takes it for seconds; MMS takes it for minutes.
         minutes = environ.pop("SAGEMAKER_MODEL_SERVER_TIMEOUT")
@@ -234,8 +237,9 @@ def main(argv: Sequence[str]) -> int:
     marker, *words = argv
     dialect = next(dialect for dialect in (MMS, TORCHSERVE) if dialect.marker == marker)
     arguments = build_parser(dialect).parse_args(words)
+    environ = dict(os.environ)
     try:
-        settings, file = read_settings(dialect, arguments)
+        settings, file = read_settings(dialect, arguments, environ)
     except ConfigError as error:
         return _complain(dialect, error)
     os.environ.pop(f"{dialect.prefix}KEYSTORE_PASS", None)  # before any process of models is started
@@ -251,7 +255,10 @@ def main(argv: Sequence[str]) -> int:
 
     from headrace.supervisor import run
 
-    return run(settings, title=None)
+    def again() -> Settings:
+        return read_settings(dialect, arguments, environ)[0]
+
+    return run(dataclasses.replace(settings, again=again), title=None)
 
 
 if __name__ == "__main__":

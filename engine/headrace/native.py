@@ -90,12 +90,7 @@ class NativeServable:
         self.name = name
         self.settings = settings
         self.is_pinned = settings.pinned
-        self.max_batch_size = max_batch_size
-        self.max_batch_bytes = max_batch_bytes
-        self.max_batch_delay_ns = round(max_batch_delay_ms * 1e6)
-        self.tuner: Tuner | None = None
-        if target_latency_ms is not None and max_batch_size > 1:
-            self.tuner = Tuner(name, round(target_latency_ms * 1e6), max_batch_size)
+        self.limit(max_batch_size, max_batch_bytes, max_batch_delay_ms, target_latency_ms)
         self._isolation = isolation
         self._model: Model | None = model
         kind = type(model)
@@ -111,6 +106,17 @@ class NativeServable:
         self._buffer = self._new_buffer()
         self._call_ns = 0  # of predict() for one large row: moving mean, 0 = not seen yet
         self._logged = ""  # the traceback logged last in this batch
+
+    def limit(
+        self, max_batch_size: int, max_batch_bytes: int, max_batch_delay_ms: float, target_latency_ms: float | None
+    ) -> None:
+        """Have these limits hold from the next batch on."""
+        self.max_batch_size = max_batch_size
+        self.max_batch_bytes = max_batch_bytes
+        self.max_batch_delay_ns = round(max_batch_delay_ms * 1e6)
+        self.tuner: Tuner | None = None
+        if target_latency_ms is not None and max_batch_size > 1:
+            self.tuner = Tuner(self.name, round(target_latency_ms * 1e6), max_batch_size)
 
     def run(self, requests: list[Request]) -> None:
         """Answers each of *requests*, whatever the model does. Only KeyboardInterrupt comes out."""

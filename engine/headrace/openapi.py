@@ -48,6 +48,27 @@ _EXPLANATION: Document = {
         **{key: {"type": "array", "items": {"type": "object"}} for key in ("replicas", "history", "errors")},
     },
 }
+_VALUE: Document = {"oneOf": [_TEXT, {"type": "number"}, _FLAG]}
+_SETTING: Document = {
+    "type": "object",
+    "required": ["value", "from", "changeable", "variable", "meaning"],
+    "properties": {**dict.fromkeys(("value", "from", "variable", "meaning"), _TEXT), "changeable": _FLAG},
+}
+_SETTINGS: Document = {
+    "type": "object",
+    "required": ["settings"],
+    "properties": {"settings": {"type": "object", "additionalProperties": _SETTING}},
+}
+_CHANGE: Document = {"type": "object", "required": ["old", "new"], "properties": {"old": _TEXT, "new": _TEXT}}
+_CHANGES: Document = {
+    "type": "object",
+    "required": ["status", "changed"],
+    "properties": {
+        "status": _TEXT,
+        "changed": {"type": "object", "additionalProperties": _CHANGE},
+        "workers_that_follow": {"type": "array", "items": _NUMBER},
+    },
+}
 _ERRORS = {
     400: "the request makes no sense; the message says why",
     403: "not to be done from there; the message says what would do",
@@ -133,6 +154,9 @@ def _management_paths() -> dict[str, Document]:
         name,
         _parameter("min_worker", _NUMBER, "least replicas; default 1"),
         _parameter("max_worker", _NUMBER, "most replicas, which come and go with the load; default min_worker"),
+        _parameter("batch_size", _NUMBER, "most requests of one call from now on"),
+        _parameter("max_batch_delay", _NUMBER, "longest wait for company from now on, in milliseconds"),
+        _parameter("response_timeout", _NUMBER, "from now on, in minutes; in a JSON body in seconds"),
         _parameter("number_gpu", _NUMBER, "accepted, without effect"),
         _parameter("timeout", _NUMBER, "accepted, without effect"),
         _parameter("synchronous", _FLAG, "whether the answer waits; default false"),
@@ -155,7 +179,9 @@ def _management_paths() -> dict[str, Document]:
             "get": _operation(
                 "describeModel", "A model and its workers.", {200: ("the model", _MODEL)}, [name], (404,)
             ),
-            "put": _operation("scaleModel", "Set the number of replicas.", scaled, scale, (400, 404, 409, 500, 507)),
+            "put": _operation(
+                "scaleModel", "Set the number of replicas, or how it batches.", scaled, scale, (400, 404, 409, 500, 507)
+            ),
             "delete": _operation("unregisterModel", "Unload a model.", done, [name], (404, 409)),
         },
         "/models/{model_name}/explain": {
@@ -169,6 +195,21 @@ def _management_paths() -> dict[str, Document]:
         },
         "/overview": {
             "get": _operation("overview", "The server at a glance.", {200: ("all there is", {"type": "object"})}, [])
+        },
+        "/settings": {
+            "get": _operation(
+                "listSettings", "Every setting, and whether it can change now.", {200: ("by name", _SETTINGS)}, []
+            ),
+            "put": {
+                **_operation(
+                    "changeSettings",
+                    "Change some; all are checked before any is changed.",
+                    {200: ("what was changed", _CHANGES)},
+                    [],
+                    (400, 403, 500, 503, 507),
+                ),
+                "requestBody": _body({"application/json": {"type": "object", "additionalProperties": _VALUE}}),
+            },
         },
         "/drain": {
             "post": _operation(

@@ -37,6 +37,17 @@ def read(message: Message) -> Parameters:
     return {**found, "response_timeout": str(60 * minutes)} if minutes else found
 
 
+def values(message: Message) -> dict[str, object]:
+    """The names and values of a JSON object, as they are. Raises RequestError for anything else."""
+    try:
+        document = orjson.loads(message["body"].encode("latin-1"))
+    except orjson.JSONDecodeError as error:
+        raise RequestError(f'the body must be a JSON object, such as {{"log_level": "DEBUG"}}: {error}') from None
+    if not isinstance(document, dict) or not 0 < len(document) <= _FIELDS_MAX:
+        raise RequestError(f"the body must be a JSON object with 1 to {_FIELDS_MAX} names")
+    return document
+
+
 def query(text: str) -> dict[str, str]:
     """A query's parameters; of equal names the last. Raises RequestError."""
     from urllib.parse import parse_qsl

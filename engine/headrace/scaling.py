@@ -54,7 +54,7 @@ class Scaling:
     def __init__(
         self, config: Config, registry: Registry, workers: Workers, admission: Admission, add: Change, drop: Change
     ) -> None:
-        self._idle_s = config.replica_idle_ms / 1000
+        self._config = config
         self._registry = registry
         self._workers = workers
         self._admission = admission
@@ -81,13 +81,13 @@ class Scaling:
         trend = self._trends.setdefault(model.index, Trend(now_s))
         replicas = len(model.residents())
         at_work = model.info.get("max_batch_size", 1) if model.info.get("gathers") else 1
-        change = trend.look(model.in_flight, replicas, at_work, now_s, self._idle_s)
+        change = trend.look(model.in_flight, replicas, at_work, now_s, self._config.replica_idle_ms / 1000)
         if change > 0 and replicas < self._most(model):
             replica = "replica" if replicas == 1 else "replicas"
             why = f"{model.in_flight} requests under way at {replicas} {replica}, as at {LOOKS} looks in a row"
             self._start(self._add(model, why), trend)
         elif change < 0 and replicas > max(1, model.least):
-            why = f"{replicas - 1} would have done for {self._idle_s:g} s"
+            why = f"{replicas - 1} would have done for {self._config.replica_idle_ms / 1000:g} s"
             self._start(self._drop(model, why), trend)
 
     def _start(self, change: Awaitable[bool], trend: Trend) -> None:

@@ -12,6 +12,7 @@ Those are the variables of its hosting contract and of its framework containers;
 set too are not among them, so that a server tried out in a notebook stays on the loopback address.
 """
 
+import dataclasses
 import functools
 import os
 import re
@@ -21,7 +22,18 @@ from typing import Any
 
 from headrace import machine, parsers, units
 from headrace._memory import HAS_FAULTS
-from headrace.config import DEFAULT_MANAGEMENT_PORT, KNOBS, PREFIX, SPIN_US, Config, ModelSpec, flag, show
+from headrace.config import (
+    CHANGEABLE,
+    DEFAULT_MANAGEMENT_PORT,
+    KNOBS,
+    PREFIX,
+    SPIN_US,
+    Config,
+    ModelSpec,
+    flag,
+    short,
+    show,
+)
 from headrace.errors import ConfigError
 
 # No settings of the server: setup.py's, client.py's, ext/fault.h's.
@@ -50,6 +62,7 @@ class Settings:
 
     config: Config
     origin: Mapping[str, str]
+    again: Callable[[], "Settings"] | None = None  # reads the same sources once more; None: there is nothing to read
 
     def log_fields(self) -> dict[str, str]:
         """Every setting as text, for the start-up log; what is no default names its origin."""
@@ -103,6 +116,50 @@ def load(
     return Settings(Config(**reading.values), {**reading.origin, **(origin or {})})
 
 
+def changes(config: Config, origin: Mapping[str, str], given: Mapping[str, object], root: str = "/") -> dict[str, Any]:
+    """The fields of *config* that these words and values ask for, whether or not they differ from what it has.
+
+    given: name as short() has it, or the variable's -> text as in the variable, a number in the setting's own unit, or
+    a boolean. Raises ConfigError with all problems: names that are none, settings that cannot change while the server
+    runs, values that cannot be read, and those that contradict other settings.
+    """
+    reading = _Reading({}, root)
+    reading.values = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
+    reading.origin = {name: origin.get(name, "default") for name in reading.values}
+    names: dict[str, str] = {}
+    for word, value in given.items():
+        name = field_of(word)
+        if name is None:
+            reading.problems.append(f"{_excerpt(word)} is no setting; {suggest(word)}")
+        elif name not in CHANGEABLE:
+            reading.problems.append(f"{short(name)} cannot change while the server runs; set it and start it anew")
+        elif name in names:
+            reading.problems.append(f"{short(name)} is given twice, as {names[name]} and as {word}")
+        elif isinstance(value, (str, int, float)):
+            names[name] = word
+            reading.take(name, word, str(value).lower() if isinstance(value, bool) else str(value))
+        else:
+            reading.problems.append(f"{word} must be a text or a number, as in {KNOBS[name].metadata['variable']}")
+    reading.check_together()
+    if reading.problems:
+        raise ConfigError("\n".join(reading.problems))
+    return {name: reading.values[name] for name in names}
+
+
+def field_of(word: str) -> str | None:
+    """The field that a name of a file or of the API means; None for none."""
+    plain = word.upper().replace("-", "_").removeprefix(PREFIX)
+    return next((name for name, item in KNOBS.items() if item.metadata["variable"] == PREFIX + plain), None)
+
+
+def suggest(word: str) -> str:
+    """What may have been meant by a name that is none."""
+    import difflib  # as in _suggest()
+
+    close = difflib.get_close_matches(word.lower().replace("-", "_"), map(short, KNOBS), n=1)
+    return f"did you mean {close[0]}?" if close else "`headrace settings` lists them"
+
+
 class _Reading:
     """Values, their origins and the problems met so far."""
 
@@ -123,19 +180,19 @@ class _Reading:
             variable = item.metadata["variable"]
             aliases = [alias for alias in parsers.ALIASES if alias[1] == name and self.environ.get(alias[0])]
             if name in flags:
-                self._take(name, flag(name), flags[name])
+                self.take(name, flag(name), flags[name])
             elif variable in self.environ:
-                self._take(name, variable, self.environ[variable])
+                self.take(name, variable, self.environ[variable])
             elif aliases:
-                self._take(name, aliases[0][0], self.environ[aliases[0][0]], aliases[0][2])
+                self.take(name, aliases[0][0], self.environ[aliases[0][0]], aliases[0][2])
             elif name in file:
-                self._take(name, *file[name])
+                self.take(name, *file[name])
         known = {str(item.metadata["variable"]) for item in KNOBS.values()}
         for name in sorted(self.environ):
             if name.startswith(PREFIX) and name not in known | FOREIGN:
                 self.problems.append(f"{name} is no setting; {_suggest(name, known)}")
 
-    def _take(self, name: str, source: str, given: object, parse: Callable[[str], object] | None = None) -> None:
+    def take(self, name: str, source: str, given: object, parse: Callable[[str], object] | None = None) -> None:
         meta = KNOBS[name].metadata
         try:
             value = given

@@ -8,7 +8,7 @@
           +- deployment - models onto workers, routes to frontends   <-- management <-- "manage" messages of frontends
 
 Signals set events; run() alone acts on them. SIGTERM or SIGINT: accept no more, answer what was accepted, end with 0.
-A second one: end at once. SIGHUP: read HEADRACE_TOKEN_FILE again.
+A second one: end at once. SIGHUP: read HEADRACE_TOKEN_FILE again, and the file of settings (running_settings.py).
 """
 
 import asyncio
@@ -36,6 +36,7 @@ from headrace.nursery import Nursery
 from headrace.overview import Overview
 from headrace.quarantine import Quarantine
 from headrace.registry import Model, Registry
+from headrace.running_settings import RunningSettings
 from headrace.scrape import Scrape
 from headrace.settings import Settings
 from headrace.watchdog import Watchdog
@@ -65,11 +66,11 @@ def run(settings: Settings, title: str | None = "supervisor", on_ready: OnReady 
     except ConfigError as error:
         _log.error("boot_failed", error=error)
         return Exit.BOOT_FAILED
-    return asyncio.run(_serve(config, sockets, token, on_ready))
+    return asyncio.run(_serve(settings, sockets, token, on_ready))
 
 
-async def _serve(config: Config, sockets: dict[str, socket], token: Message, on_ready: OnReady) -> int:
-    supervisor = Supervisor(config, sockets, token, on_ready)
+async def _serve(settings: Settings, sockets: dict[str, socket], token: Message, on_ready: OnReady) -> int:
+    supervisor = Supervisor(settings, sockets, token, on_ready)
     try:
         return await supervisor.run()
     finally:
@@ -77,20 +78,20 @@ async def _serve(config: Config, sockets: dict[str, socket], token: Message, on_
 
 
 class Supervisor:
-    def __init__(self, config: Config, sockets: dict[str, socket], token: Message, on_ready: OnReady) -> None:
+    def __init__(self, settings: Settings, sockets: dict[str, socket], token: Message, on_ready: OnReady) -> None:
         processes.become_subreaper()
-        self._config = config
+        self._config = config = settings.config
         self._sockets = sockets
         self._token = token
         self._on_ready = on_ready
-        self._plan = affinity.plan(config.pin, config.workers, config.frontends)
+        plan = affinity.plan(config.pin, config.workers, config.frontends)
         self._stop = asyncio.Event()  # the first signal, or self._failure
         self._stop_now = asyncio.Event()  # the second
         self._signal = 0
         self._failure = ""
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._read_token)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_hangup)
         self._reaper = Reaper()
         self._lifeline = Lifeline(self._reaper)
         self._board_fd = create_board()
@@ -101,7 +102,7 @@ class Supervisor:
             config, self._board_fd, sockets, self._reaper, self._manage, self._snapshot, self._attach, self._fail
         )
         self._workers = Workers(
-            config, board, self._nursery, self._reaper, self._plan, self._frontends, self._on_workers_change, self._fail
+            config, board, self._nursery, self._reaper, plan, self._frontends, self._on_workers_change, self._fail
         )
         self._frontends.on_suspect = lambda worker: self._workers.kill([self._workers.by_index[worker]])
         self._health = Health(config, self._registry, self._workers, self._frontends)
@@ -118,8 +119,16 @@ class Supervisor:
         self._workers.on_error = self._note_error
         self._overview = Overview(config, self._registry, self._workers, self._deployment)
         explainer = Explainer(config, self._registry, self._deployment, self._errors)
+        self._settings = RunningSettings(settings, self._registry, self._workers, self._frontends, self._deployment)
         self._management = Management(
-            config, self._registry, self._deployment, scrape, explainer, self._overview, self._drain_asked
+            config,
+            self._registry,
+            self._deployment,
+            scrape,
+            explainer,
+            self._overview,
+            self._settings,
+            self._drain_asked,
         )
         self._watchdog = Watchdog(config, board, self._workers, self._reaper)
 
@@ -175,7 +184,7 @@ class Supervisor:
     async def _start(self) -> None:
         config = self._config
         _log.info("listening", **{name: self._url(name) for name in self._sockets})
-        await asyncio.gather(self._nursery.start(), self._frontends.start(self._plan.frontends))
+        await asyncio.gather(self._nursery.start(), self._frontends.start(self._workers.plan.frontends))
         await self._workers.start_shared()
         await self._load_startup_models()
         self._health.is_started = True
@@ -242,8 +251,13 @@ class Supervisor:
         (self._stop_now if self._stop.is_set() else self._stop).set()
         self._signal = number
 
+    def _on_hangup(self) -> None:
+        self._read_token()
+        self._reading = asyncio.create_task(self._settings.read_again())
+        guard(self._reading, self._fail)
+
     def _read_token(self) -> None:
-        """SIGHUP: the token may be another now. A file that cannot be used leaves the old one in force."""
+        """The token may be another now. A file that cannot be used leaves the old one in force."""
         try:
             self._token = access.message(self._config)
         except ConfigError as error:

@@ -24,7 +24,10 @@ _log = log.get("supervisor")
 
 class Watchdog:
     def __init__(self, config: Config, board: Board, workers: Workers, reaper: Reaper) -> None:
-        self._limit_ns = (config.timeout_ms + GRACE_MS) * 1_000_000
+        self._config = config
+        self._limit_ns = 0  # at the last look
+        self._held_ns = 0  # a longer one, which held before, until the last request that it was promised to is through
+        self._held_until_ns = 0
         self._board = board
         self._workers = workers
         self._reaper = reaper
@@ -38,12 +41,22 @@ class Watchdog:
 
     def look(self, now_ns: int) -> None:
         """Begins to end every worker that is stuck at *now_ns* (CLOCK_MONOTONIC)."""
+        limit_ns = self._limit(now_ns)
         for worker in self._workers.by_index.values():
             if worker.is_up and worker.pid not in self._ending:
                 page = self._board.page(worker.index)
                 busy_ns = now_ns - page["state_since_ns"]
-                if page["state"] == "running" and busy_ns > self._limit_ns:
+                if page["state"] == "running" and busy_ns > limit_ns:
                     self._end(worker, page["state_model"], busy_ns)
+
+    def _limit(self, now_ns: int) -> int:
+        before, self._limit_ns = self._limit_ns, (self._config.timeout_ms + GRACE_MS) * 1_000_000
+        if self._limit_ns < before:
+            self._held_ns, self._held_until_ns = max(before, self._held(now_ns)), now_ns + before
+        return max(self._limit_ns, self._held(now_ns))
+
+    def _held(self, now_ns: int) -> int:
+        return self._held_ns if now_ns < self._held_until_ns else 0
 
     def _end(self, worker: Worker, model: int, busy_ns: int) -> None:
         _log.error("worker.stuck", worker=worker.index, pid=worker.pid, model_index=model, busy_ms=busy_ns // 1_000_000)

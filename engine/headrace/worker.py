@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from headrace import errors, footprint, loaders, log, media, processes, stand_in
+from headrace import affinity, errors, footprint, loaders, log, media, processes, stand_in
 from headrace._worker import Port, Request
 from headrace.compression import Codings
 from headrace.config import Config
@@ -26,6 +26,8 @@ from headrace.weight_store import Store
 # template brought is frozen for good: thawing it would have a collection write to pages that all workers share.
 FULL_COLLECTION = 1000
 IDLE_COLLECTION = 10
+
+_DEFAULTS = ("max_batch_size", "max_batch_bytes", "max_batch_delay_ms")  # settings that models batch by
 
 _UNANSWERED = errors.HeadraceError("the model did not answer the request")
 
@@ -67,6 +69,7 @@ class Worker:
         self.log = log.get(f"worker-{index}")
         self.supervisor = os.getppid()
         self.models: dict[int, loaders.Servable] = {}
+        self.asked: dict[int, dict[str, Any]] = {}  # by model: options that it was loaded with
         self.is_stopping = False
         log.observe(Reporter(self.channel.send).observe)
 
@@ -115,6 +118,14 @@ class Worker:
                 self.load(message, fds)
             elif op == "unload":
                 self.unload(message)
+            elif op == "settings":
+                self.adopt(message)
+            elif op == "batching":
+                self.asked[message["model"]] = message["options"]
+                self.channel.reply(message, info=self.limit(message["model"]))
+            elif op == "threads":
+                affinity.set_threads(message["threads"], message["before"])
+                self.channel.reply(message)
             elif op == "stop":
                 while self.step(heed_control=False):
                     pass
@@ -124,12 +135,12 @@ class Worker:
 
     def load(self, message: Message, fds: list[int]) -> None:
         """fds: the store of weights that the model's replicas have in common, if it has one."""
-        index, name = message["model"], message["name"]
+        index = message["model"]
         store = Store(fds[0]) if fds else None
         self.port.loading(index)
         before = footprint.anonymous_bytes(os.getpid())
         try:
-            options = loaders.Options(name=name, **self.defaults(), **message["options"])
+            options = self.options(message["name"], message["options"])
             servable = loaders.load(Path(message["path"]), message["handler"], options, index, store)
         except errors.HeadraceError as exc:
             self.channel.send({"op": "reply", "id": message["id"], **errors.to_message(exc)})
@@ -140,16 +151,14 @@ class Worker:
             close_descriptors(fds)
             if store is not None:
                 store.close()
-        self.models[index] = servable
+        self.models[index], self.asked[index] = servable, message["options"]
         self.port.serve(index, servable)
         gc.collect(1)  # what the load left behind; see FULL_COLLECTION for the rest
         grown = max(0, footprint.anonymous_bytes(os.getpid()) - before)
         self.channel.reply(
             message,
             info={
-                "max_batch_size": servable.max_batch_size,
-                "max_batch_delay_ms": servable.max_batch_delay_ns // 1_000_000,
-                "gathers": servable.max_batch_delay_ns > 0 or servable.tuner is not None,
+                **_batching(servable),
                 "pinned": servable.is_pinned,
                 "replicas": servable.settings.replicas if isinstance(servable, NativeServable) else None,
             },
@@ -157,17 +166,40 @@ class Worker:
             mapped_bytes=store.mapped_bytes if store is not None else 0,
         )
 
-    def defaults(self) -> dict[str, Any]:
+    def options(self, name: str, asked: dict[str, Any]) -> loaders.Options:
+        """What was asked for, and the server's defaults as they are now."""
         config = self.config
-        return {
-            "max_batch_size": config.max_batch_size,
-            "max_batch_bytes": config.max_batch_bytes,
-            "max_batch_delay_ms": config.max_batch_delay_ms,
-            "max_request_bytes": config.max_request_bytes,
-            "default_handler": config.default_handler or None,
-            "decode_input": config.decode_input,
-            "retries_initialize": config.initialize_errors == "retry",
-        }
+        return loaders.Options(
+            name=name,
+            max_batch_size=config.max_batch_size,
+            max_batch_bytes=config.max_batch_bytes,
+            max_batch_delay_ms=config.max_batch_delay_ms,
+            max_request_bytes=config.max_request_bytes,
+            default_handler=config.default_handler or None,
+            decode_input=config.decode_input,
+            retries_initialize=config.initialize_errors == "retry",
+            **asked,
+        )
+
+    def adopt(self, message: Message) -> None:
+        """Settings have changed; the answer says how models batch now, where that is different."""
+        values = message["values"]
+        before = {name: getattr(self.config, name) for name in _DEFAULTS}
+        self.config.adopt(values)
+        log.set_level(self.config.log_level)
+        changed = {}
+        if any(values.get(name, value) != value for name, value in before.items()):
+            was = {index: _batching(servable) for index, servable in self.models.items()}
+            changed = {index: now for index in self.models if (now := self.limit(index)) != was[index]}
+        if "id" in message:
+            self.channel.reply(message, changed=list(changed.items()))
+
+    def limit(self, index: int) -> dict[str, Any]:
+        """Have a model batch by what holds now; how that is."""
+        servable = self.models[index]
+        loaders.limit(servable, self.options(servable.name, self.asked[index]))
+        self.port.limit(index)
+        return _batching(servable)
 
     def unload(self, message: Message) -> None:
         """Answers what waits for the models, then forgets them; after the reply their memory is the kernel's again.
@@ -177,6 +209,7 @@ class Worker:
         canaries = []
         for index in message["models"]:
             servable = self.models.pop(index, None)
+            self.asked.pop(index, None)
             if servable is not None:
                 while self.port.waiting(index):
                     self.step(heed_control=False)
@@ -192,6 +225,15 @@ class Worker:
                     "model.lingers", model=name, why="something outside the model still refers to its module"
                 )
         self.channel.reply(message)
+
+
+def _batching(servable: loaders.Servable) -> dict[str, Any]:
+    """How a model's requests become batches, for the supervisor's books."""
+    return {
+        "max_batch_size": servable.max_batch_size,
+        "max_batch_delay_ms": servable.max_batch_delay_ns // 1_000_000,
+        "gathers": servable.max_batch_delay_ns > 0 or servable.tuner is not None,
+    }
 
 
 def main(control_fd: int, board_fd: int, index: int, config: Config) -> NoReturn:

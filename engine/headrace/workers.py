@@ -49,6 +49,7 @@ class Worker:
     retired: asyncio.Event = field(default_factory=asyncio.Event)
     keeper: "asyncio.Task[None] | None" = None
     is_recycled: bool = False  # its process was told to end, to be followed by a smaller one
+    is_leaving: bool = False  # a shared one that gets no model any more
 
     async def call(self, message: Message, timeout_s: float | None = None, fds: Sequence[int] = ()) -> Message:
         """The reply to *message*. Raises the remote error, TimeoutError, and WorkerLost with how it ended."""
@@ -112,14 +113,16 @@ class Workers:
         self._board = board
         self._nursery = nursery
         self._reaper = reaper
-        self._plan = plan
+        self.plan = plan  # new ones are placed by it
         self._frontends = frontends
         self._on_change = on_change
         self._on_fatal = on_fatal
         self._came_up = asyncio.Event()  # while any shared one is up
 
     def shared(self) -> list[Worker]:
-        return [worker for worker in self.by_index.values() if not worker.owner]
+        """Those that models are loaded on, by index."""
+        shared = (worker for worker in self.by_index.values() if not worker.owner and not worker.is_leaving)
+        return sorted(shared, key=lambda worker: worker.index)
 
     def owned_by(self, model: int) -> list[Worker]:
         return [worker for worker in self.by_index.values() if worker.owner == model]
@@ -152,15 +155,29 @@ class Workers:
 
     async def start_shared(self) -> None:
         """Start the shared workers and wait until they are up. Raises BootFailed."""
-        plan = self._plan
+        plan = self.plan
         await asyncio.gather(
             *(self._add(Worker(i, plan.workers[i], plan.threads[i])) for i in range(self._config.workers))
         )
 
+    async def add_shared(self, count: int) -> list[Worker]:
+        """So many more, up, each where the plan has it. Raises BootFailed, Overloaded; then none was added."""
+        at, plan, added = len(self.shared()), self.plan, []
+        try:
+            for place in range(at, at + count):
+                index = placement.free_index(self.by_index, 0, WORKERS_MAX)
+                worker = Worker(index, plan.workers[place], plan.threads[place])
+                await self._add(worker)
+                added.append(worker)
+        except HeadraceError:
+            await self.retire(added, HELLO_S)
+            raise
+        return added
+
     async def add_dedicated(self, model: int) -> Worker:
         """A new worker for that model alone, up. Raises BootFailed, Overloaded."""
         index = placement.free_index(self.by_index, self._config.workers, WORKERS_MAX)
-        worker = Worker(index, self._plan.dedicated, self._plan.dedicated_threads, owner=model)
+        worker = Worker(index, self.plan.dedicated, self.plan.dedicated_threads, owner=model)
         await self._add(worker)
         return worker
 
@@ -248,6 +265,8 @@ class Workers:
         for frontend in self._frontends.live.values():
             self._send_attach(channel, frontend)
         worker.is_up = True
+        # What has changed since the process was forked; from here on it is told as all are.
+        channel.send({"op": "settings", "values": self._config.changeable()})
         if not worker.owner:
             self._came_up.set()
         _log.info("worker.up", worker=worker.index, pid=worker.pid, cpus=worker.cpus, threads=worker.threads)

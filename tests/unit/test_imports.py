@@ -30,13 +30,13 @@ SIDES = {
     "supervisor": (
         "supervisor watchdog children deployment fetch listeners management nursery openapi parameters frontends "
         "workers registry placement artifact archives health quarantine access budget admission eviction history "
-        "lifeline warden scrape scaling explain overview shared_weights console",
+        "lifeline warden scrape scaling resizing running_settings explain overview shared_weights console",
         "roots loops supervisor",
         MODEL_LIBRARIES,
     ),
     "commands": (
         "cli __main__ model_server server_file properties example startup_models settings_table client_commands "
-        "top_command",
+        "top_command settings_file settings_command",
         "roots supervisor clients simulator commands",
         MODEL_LIBRARIES,
     ),

@@ -30,7 +30,9 @@ from headrace.management import Management, model_path
 from headrace.nursery import Nursery
 from headrace.overview import Overview
 from headrace.registry import Registry, Replica, State
+from headrace.running_settings import RunningSettings
 from headrace.scrape import Scrape
+from headrace.settings import Settings
 from headrace.workers import Worker, Workers
 
 Script = Callable[["Server"], Awaitable[None]]
@@ -54,7 +56,10 @@ class Server:
         scrape = Scrape(0, self.registry, self.workers, self.frontends, self.deployment)
         explainer = Explainer(config, self.registry, self.deployment, LastErrors())
         overview = Overview(config, self.registry, self.workers, self.deployment)
-        self.management = Management(config, self.registry, self.deployment, scrape, explainer, overview, dict)
+        settings = RunningSettings(Settings(config, {}), self.registry, self.workers, self.frontends, self.deployment)
+        self.management = Management(
+            config, self.registry, self.deployment, scrape, explainer, overview, settings, dict
+        )
         self.gate = asyncio.Event()  # loads of models called "slow" wait for it
         self.gate.set()
         self.peers: list[AsyncChannel] = []
