@@ -359,6 +359,14 @@ class Config:
     )
     log_level: str = knob("INFO", "least level that is printed", "LOG_LEVEL", "choice", choices=log.LEVELS)
     log_format: str = knob("text", "form of a log line", "LOG_FORMAT", "choice", choices=log.FORMATS)
+    output_lines: int = knob(
+        100,
+        "lines a second that a model may print or log; further ones are counted and dropped",
+        "OUTPUT_LINES",
+        "int",
+        0,
+        1_000_000,
+    )
     sagemaker: bool = False
     multi_model: bool = False
     models: tuple[ModelSpec, ...] = ()
@@ -429,6 +437,7 @@ CHANGEABLE = frozenset(
         "write_timeout_ms",
         "max_connections",
         "log_level",
+        "output_lines",
     }
 )
 KNOBS: dict[str, dataclasses.Field[Any]] = {item.name: item for item in dataclasses.fields(Config) if item.metadata}

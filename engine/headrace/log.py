@@ -8,6 +8,7 @@ Invariants
 3. Logging never raises, and a model that rearranges the `logging` module (dictConfig and the like) does not silence us:
    our own events go straight to the handler. Records of libraries and models come through the root logger to the same
    handler and look the same: `log logger=NAME message=TEXT`.
+4. A reader that does not read holds nobody up: past STALL_MS lines are dropped, and counted where it reads again.
 
 Levels: debug is for us, info for the operator's calm day, warning when something recovered, error when someone was
 failed.
@@ -16,6 +17,8 @@ failed.
 import contextlib
 import logging
 import os
+import select
+import stat
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -26,6 +29,8 @@ import orjson
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 FORMATS = ("text", "json")
 Observer = Callable[[str, Mapping[str, object], Any], None]  # event, fields, exc_info
+LINE_MOST = 2000  # characters of a line that is not ours
+STALL_MS = 100  # that a line waits for the log's reader; while it does not read, further lines do not wait at all
 _RESERVED = frozenset(("time", "level", "process", "part", "event"))
 
 
@@ -53,6 +58,10 @@ class Log:
         """error() with the traceback of the exception being handled, under `traceback`."""
         self._write(logging.ERROR, event, fields, sys.exc_info())
 
+    def at(self, level: int, event: str, /, **fields: object) -> None:
+        """The same with a level of the `logging` module."""
+        self._write(level, event, fields)
+
     def is_enabled(self, level: str) -> bool:
         """Whether *level* (one of LEVELS) is printed; to be asked before costly fields are gathered."""
         return _level_number(level) >= _handler.level
@@ -62,32 +71,73 @@ class Log:
             with contextlib.suppress(Exception):
                 _observer(event, fields, exc_info)
         if level >= _handler.level:
+            if "model" in fields and _about_model is not None:
+                fields = {**fields, **_about_model()}
             record = logging.LogRecord(self._name, level, "", 0, event, None, exc_info)
             record.fields = fields
             _handler.handle(record)
 
 
 class LineHandler(logging.Handler):
-    """Writes each record as one line to a descriptor; what cannot be written is dropped: there is nobody to tell."""
+    """Writes each record as one line to a descriptor; what cannot be written is dropped."""
 
     def __init__(self, fd: int, formatter: logging.Formatter, level: int) -> None:
         super().__init__(level)
         self.fd = fd
         self.setFormatter(formatter)
+        self._own = _own_end(fd)
+        self._rest = b""  # of a line that was written in part
+        self._is_stalled = False
+        self._dropped = 0
+
+    def __del__(self) -> None:
+        if self._own >= 0:
+            os.close(self._own)
 
     def emit(self, record: logging.LogRecord) -> None:
+        is_ours = isinstance(getattr(record, "fields", None), Mapping)
+        if not is_ours and _others_filter is not None and not _others_filter(record):
+            return
         try:
             line = self.format(record)
         except Exception as error:  # a message and arguments that do not match, a value whose __str__ raises
             broken = logging.LogRecord(record.name, logging.ERROR, "", 0, "log.broken", None, None)
             broken.fields = {"logger": record.name, "message": repr(record.msg), "error": type(error).__name__}
             line = self.format(broken)
-        left = memoryview(line.encode("utf-8", "backslashreplace") + b"\n")
+        if self._dropped:  # in one piece with the line, or small ones like this would fill what little room there is
+            line = f"{self.format(_dropped_record(self._dropped))}\n{line}"
+        self._dropped = 0 if self._put(line) else self._dropped + 1
+
+    def _put(self, line: str) -> bool:
+        """False when nothing of it could be written."""
+        if self._rest and not self._flush():
+            return False
+        self._rest = data = line.encode("utf-8", "backslashreplace") + b"\n"
+        if not self._flush() and len(self._rest) == len(data):
+            self._rest = b""
+            return False
+        return True
+
+    def _flush(self) -> bool:
         try:
-            while left:
-                left = left[os.write(self.fd, left) :]
+            while self._rest:
+                if self._own < 0 and not self._is_ready():
+                    return False
+                try:
+                    self._rest = self._rest[os.write(self.fd if self._own < 0 else self._own, self._rest) :]
+                except BlockingIOError:
+                    if not self._is_ready():
+                        return False
         except OSError:
-            pass
+            self._rest = b""  # there is nobody to tell
+        return True
+
+    def _is_ready(self) -> bool:
+        """Whether the reader takes something, at once or, if it was reading until now, within STALL_MS."""
+        poller = select.poll()
+        poller.register(self.fd, select.POLLOUT)
+        self._is_stalled = not poller.poll(0 if self._is_stalled else STALL_MS)
+        return not self._is_stalled
 
 
 class TextFormatter(logging.Formatter):
@@ -131,23 +181,46 @@ def get(name: str) -> Log:
     return Log(name)
 
 
-def configure(level: str | int, format: str, process: str, fd: int = 2) -> None:
+def configure(level: str | int, format: str, process: str, fd: int | None = None) -> None:
     """Set this process's logs, its libraries' and models' records included.
 
     level: one of LEVELS, or a number as in `logging`; format: `text` or `json`; process: how the process calls itself,
-    such as `worker-2`. May be called again, as by a worker just forked. Raises ValueError for unknown words.
+    such as `worker-2`; fd: None for the one that it has, at first 2. May be called again, as by a worker just forked.
+    Raises ValueError for unknown words.
     """
     global _handler
     if format not in FORMATS:
         raise ValueError(f"log format {format!r} is unknown; use one of {', '.join(FORMATS)}")
     number = _level_number(level)
     formatter = JsonFormatter(process) if format == "json" else TextFormatter(process)
-    _handler = LineHandler(fd, formatter, number)
+    _handler = LineHandler(_handler.fd if fd is None else fd, formatter, number)
     root = logging.getLogger()
     root.handlers[:] = [handler for handler in root.handlers if not isinstance(handler, LineHandler)]
     root.addHandler(_handler)
     root.setLevel(number)
     logging.captureWarnings(True)
+
+
+def move(fd: int) -> None:
+    """Have lines go to *fd* from the next configure() on."""
+    _handler.fd = fd
+
+
+def is_printed(level: int) -> bool:
+    """Whether events of this level (of the `logging` module) are."""
+    return level >= _handler.level
+
+
+def filter_others(wanted: Callable[[logging.LogRecord], bool] | None) -> None:
+    """Have *wanted* say whether a record that is not ours is printed; fields that it sets as record.whose are, too."""
+    global _others_filter
+    _others_filter = wanted
+
+
+def about_model(fields: Callable[[], Mapping[str, object]] | None) -> None:
+    """Have events of ours that name a model bear these fields as well."""
+    global _about_model
+    _about_model = fields
 
 
 def set_level(level: str | int) -> None:
@@ -174,6 +247,13 @@ def timestamp(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(ms // 1000)) + f".{ms % 1000:03d}Z"
 
 
+def cut(text: str) -> str:
+    """*text* as what others say is printed: bounded."""
+    if len(text) <= LINE_MOST:
+        return text
+    return f"{text[:LINE_MOST]}... and {len(text) - LINE_MOST} characters more"
+
+
 def quote(text: str) -> str:
     """*text* as it is when it is one plain word; else in double quotes, with whatever is not printable escaped."""
     if text and text.isprintable() and not any(char in text for char in ' "=\\'):
@@ -193,7 +273,8 @@ def _event(record: logging.LogRecord) -> tuple[str, dict[str, object]]:
     if isinstance(ours, Mapping):
         event, fields = str(record.msg), dict(ours)
     else:
-        event, fields = "log", {"logger": record.name, "message": record.getMessage()}
+        whose: Mapping[str, object] = getattr(record, "whose", {})
+        event, fields = "log", {"logger": record.name, **whose, "message": cut(record.getMessage())}
     if record.exc_info and record.exc_info[0] is not None:
         fields["traceback"] = logging.Formatter().formatException(record.exc_info)
     return event, fields
@@ -223,5 +304,26 @@ def _level_number(level: str | int) -> int:
     return int(getattr(logging, level.upper()))
 
 
+def _own_end(fd: int) -> int:
+    """A descriptor of the same pipe that does not block, for us alone; -1 where there is none to be had.
+
+    O_NONBLOCK belongs to what is open rather than to a descriptor, and others share it: so a pipe is opened anew.
+    """
+    try:
+        if stat.S_ISFIFO(os.fstat(fd).st_mode):
+            return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:  # it may be another user's
+        pass
+    return -1
+
+
+def _dropped_record(count: int) -> logging.LogRecord:
+    record = logging.LogRecord("log", logging.WARNING, "", 0, "log.dropped", None, None)
+    record.fields = {"lines": count, "why": "nobody read the log"}
+    return record
+
+
+_about_model: Callable[[], Mapping[str, object]] | None = None
+_others_filter: Callable[[logging.LogRecord], bool] | None = None
 _observer: Observer | None = None
 _handler = LineHandler(2, TextFormatter(""), logging.INFO)

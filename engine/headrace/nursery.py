@@ -57,8 +57,9 @@ class Nursery:
             self.pid = pid
             _log.info("template.up", pid=pid, imports=self._config.template_imports)
 
-    async def fork(self, index: int, cpus: tuple[int, ...] | None, threads: int) -> tuple[int, AsyncChannel]:
-        """A new worker: its pid, and the channel on which it will say hello. Raises HeadraceError, ConnectionError."""
+    async def fork(self, index: int, cpus: tuple[int, ...] | None, threads: int) -> tuple[int, AsyncChannel, int]:
+        """A new worker: its pid, the channel on which it will say hello, and the end of a pipe that what it prints can
+        be read from. Raises HeadraceError, ConnectionError."""
         message = {
             "op": "fork",
             "worker": index,
@@ -71,18 +72,22 @@ class Nursery:
         except ConnectionError:  # the template died just now
             return await self._fork(index, message)
 
-    async def _fork(self, index: int, message: Message) -> tuple[int, AsyncChannel]:
+    async def _fork(self, index: int, message: Message) -> tuple[int, AsyncChannel, int]:
         await self.start()
         assert self._channel is not None
         ours, theirs = control.pair()
+        output, their_output = os.pipe()
         try:
             with theirs:
-                reply = await self._channel.call(message, [theirs.fileno()], FORK_S)
+                reply = await self._channel.call(message, [theirs.fileno(), their_output], FORK_S)
         except BaseException:
             ours.close()
+            os.close(output)
             raise
+        finally:
+            os.close(their_output)
         # A worker sleeps at its doorbell, not at its socket.
-        return reply["pid"], AsyncChannel(ours, functools.partial(self._board.notify, index))
+        return reply["pid"], AsyncChannel(ours, functools.partial(self._board.notify, index)), output
 
     def close(self) -> None:
         """Let the template go; it ends when its channel does."""

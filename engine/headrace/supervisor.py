@@ -117,6 +117,7 @@ class Supervisor:
         self._errors = LastErrors()
         log.observe(self._errors.observe)
         self._workers.on_error = self._note_error
+        self._workers.model_at = self._model_at
         self._overview = Overview(config, self._registry, self._workers, self._deployment)
         explainer = Explainer(config, self._registry, self._deployment, self._errors)
         self._settings = RunningSettings(settings, self._registry, self._workers, self._frontends, self._deployment)
@@ -270,6 +271,12 @@ class Supervisor:
         """POST /drain: as SIGTERM; the answer tells how to recognise the end."""
         self._stop.set()
         return {"status": "Draining", "within_ms": self._config.drain_timeout_ms, **self._overview.identity()}
+
+    def _model_at(self, worker: int) -> str:
+        """Name of the model that a worker is at, as its page of the board says; "" for none."""
+        page = self._workers.page(self._workers.by_index[worker])
+        model = self._registry.find(page["state_model"]) if page["state"] in ("running", "loading") else None
+        return model.name if model is not None else ""
 
     def _note_error(self, worker: int, said: Message) -> None:
         """A worker tells of an error, of a model that it has."""

@@ -1,7 +1,7 @@
 """The template: a process that has imported what workers need, and forks them. Run as `python -m headrace.template FD`.
 
     supervisor --- {"op": "start", "config", "supervisor": pid} [board] --> template      imports, then replies
-               --- {"op": "fork", "worker", "cpus", "threads", "config"} [its control socket] -->
+               --- {"op": "fork", "worker", "cpus", "threads", "config"} [its control socket, a pipe for its output] -->
     template -- fork --> middle -- fork --> worker     middle ends at once: the worker is re-parented to the supervisor,
                                                        a subreaper, and says hello on its own socket
 
@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from headrace import affinity, errors, log, processes
+from headrace import affinity, errors, log, output, processes
 from headrace.config import Config
 from headrace.control import Channel, ChannelError, Message, close_descriptors
 from headrace.errors import ConfigError, Exit, HeadraceError
@@ -48,6 +48,7 @@ class Birth:
     cpus: list[int] | None
     threads: int
     config: Config
+    output_fd: int = -1  # of the pipe that its standard output and error are to lead into; -1: the template's
 
 
 class Template:
@@ -100,18 +101,21 @@ class Template:
 
     def _fork(self, message: Message, fds: list[int]) -> Birth | None:
         """Fork a worker. In the template: reply with its pid, return None; in the worker: return its Birth."""
-        (control_fd,) = fds
+        control_fd, *output_fds = fds
         pid = -1
         try:
             if processes.thread_count() != 1:
                 raise HeadraceError(f"the template has {processes.thread_count()} threads; it can fork with one only")
             config = Config.from_dict(message["config"])
             cpus, threads = message["cpus"], message["threads"]
-            birth = Birth(control_fd, self._board_fd, message["worker"], self._supervisor, cpus, threads, config)
+            output_fd = output_fds[0] if output_fds else -1
+            birth = Birth(
+                control_fd, self._board_fd, message["worker"], self._supervisor, cpus, threads, config, output_fd
+            )
             pid = _fork_orphan()
         finally:
             if pid != 0:
-                os.close(control_fd)
+                close_descriptors(fds)
         if pid == 0:
             self._channel.close()
             return birth
@@ -185,6 +189,8 @@ def _live(birth: Birth, entry: Entry | None) -> int:
     os.setpgid(0, 0)  # what the models start can be ended with us
     processes.reset_signals()
     processes.set_title(f"worker {birth.index}")
+    if birth.output_fd >= 0:
+        output.divert(birth.output_fd)
     log.configure(birth.config.log_level, birth.config.log_format, f"worker-{birth.index}")
     affinity.apply(birth.cpus, birth.threads)
     random.seed()

@@ -8,17 +8,17 @@ import faulthandler
 import gc
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from headrace import affinity, errors, footprint, loaders, log, media, processes, stand_in
+from headrace import affinity, errors, footprint, loaders, log, media, output, processes, stand_in
 from headrace._worker import Port, Request
 from headrace.compression import Codings
 from headrace.config import Config
 from headrace.control import Channel, Message, close_descriptors
 from headrace.last_errors import Reporter
 from headrace.native import NativeServable
+from headrace.output import Capture
 from headrace.weight_store import Store
 
 # A full collection over thousands of models takes tens of ms, so none comes by itself before so many of the middle
@@ -67,6 +67,8 @@ class Worker:
         codings = Codings(config.max_request_bytes, config.compress_min_bytes)
         self.port = Port(board_fd, index, render, config.max_response_bytes, config.spin_us, codings)
         self.log = log.get(f"worker-{index}")
+        self.output = Capture(lambda: config.output_lines)
+        self.output.install()
         self.supervisor = os.getppid()
         self.models: dict[int, loaders.Servable] = {}
         self.asked: dict[int, dict[str, Any]] = {}  # by model: options that it was loaded with
@@ -82,6 +84,7 @@ class Worker:
             elif not self.step():
                 if os.getppid() != self.supervisor:
                     return
+                self.output.tell_missed()
                 if gc.get_count()[2] >= IDLE_COLLECTION:
                     gc.collect()
 
@@ -92,6 +95,7 @@ class Worker:
             return False
         servable, requests = batch
         missing = _UNANSWERED
+        self.output.model, self.output.requests = servable.name, requests
         try:
             servable.run(requests)
         except (
@@ -102,6 +106,7 @@ class Worker:
             self.log.exception("model.broke", model=servable.name, requests=[request.id for request in requests])
             if isinstance(exc, MemoryError):
                 missing = errors.OutOfMemory(f"model {servable.name} ran out of memory")
+        self.output.requests = ()  # nothing here refers to a request once it is answered
         self.port.settle(requests, missing)
         return True
 
@@ -137,6 +142,7 @@ class Worker:
         """fds: the store of weights that the model's replicas have in common, if it has one."""
         index = message["model"]
         store = Store(fds[0]) if fds else None
+        self.output.model = message["name"]
         self.port.loading(index)
         before = footprint.anonymous_bytes(os.getpid())
         try:
@@ -214,6 +220,7 @@ class Worker:
                 while self.port.waiting(index):
                     self.step(heed_control=False)
                 self.port.withdraw(index)
+                self.output.model = servable.name
                 canaries.append((servable.name, servable.unload()))
                 del servable
         if canaries:
@@ -239,7 +246,7 @@ def _batching(servable: loaders.Servable) -> dict[str, Any]:
 def main(control_fd: int, board_fd: int, index: int, config: Config) -> NoReturn:
     """The forked child's whole life."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's ^C reaches the whole group; the supervisor decides
-    faulthandler.enable()  # a crash, or the watchdog's SIGABRT, leaves a traceback of all threads
+    faulthandler.enable(2)  # a crash, or the watchdog's SIGABRT, leaves a traceback of all threads
     log.configure(config.log_level, config.log_format, f"worker-{index}")
     stand_in.install("ts")  # `mms` is the namespaces' affair: there it comes before an installed one
     gc.set_threshold(700, 10, FULL_COLLECTION)
@@ -254,6 +261,5 @@ def main(control_fd: int, board_fd: int, index: int, config: Config) -> NoReturn
     except BaseException:
         log.get(f"worker-{index}").exception("worker.broke")
         code = errors.Exit.BOOT_FAILED
-    sys.stdout.flush()
-    sys.stderr.flush()
+    output.flush()
     os._exit(code)

@@ -26,6 +26,7 @@ from headrace.control_async import AsyncChannel
 from headrace.errors import HeadraceError, WorkerLost
 from headrace.frontends import Frontend, Frontends
 from headrace.nursery import Nursery
+from headrace.worker_output import WorkerOutput
 
 HELLO_S = 10.0
 OOM_SCORE = 300  # above the supervisor's and the frontends', which cannot be replaced without loss
@@ -44,6 +45,7 @@ class Worker:
     pid: int = 0
     channel: AsyncChannel | None = None
     death: "asyncio.Future[Death] | None" = None
+    output: WorkerOutput | None = None
     is_up: bool = False
     is_stuck: bool = False  # the watchdog ends it
     retired: asyncio.Event = field(default_factory=asyncio.Event)
@@ -109,6 +111,7 @@ class Workers:
         self.on_down: Callable[[Worker], Awaitable[None]] = _nothing
         self.on_blame: Callable[[int, int, Death, bool], Awaitable[None]] = _blame_nobody
         self.on_error: Callable[[int, Message], None] = lambda worker, message: None  # last_errors.describe() of one
+        self.model_at: Callable[[int], str] = lambda worker: ""  # name of the model that the worker is at
         self._config = config
         self._board = board
         self._nursery = nursery
@@ -252,7 +255,8 @@ class Workers:
 
     async def _bear(self, worker: Worker) -> None:
         """Fork a process, and make it known. Raises HeadraceError, OSError, EOFError when it does not get that far."""
-        worker.pid, channel = await self._nursery.fork(worker.index, worker.cpus, worker.threads)
+        worker.pid, channel, output = await self._nursery.fork(worker.index, worker.cpus, worker.threads)
+        worker.output = WorkerOutput(output, worker.index, self._config, lambda index: self.model_at(index))
         worker.channel, worker.death, worker.is_stuck = channel, self._reaper.watch(worker.pid), False
         try:
             message, fds = await asyncio.wait_for(channel.receive(), HELLO_S)
@@ -295,6 +299,8 @@ class Workers:
         death = await wait_for_death(worker.death)
         assert worker.channel is not None
         worker.channel.close()
+        if worker.output is not None:
+            worker.output.close()
         was_up, worker.is_up, worker.death, worker.channel = worker.is_up, False, None, None
         is_recycled, worker.is_recycled = worker.is_recycled, False
         if not any(other.is_up for other in self.shared()):

@@ -89,20 +89,29 @@ class Server:
         self.lines: list[str] = []  # of the log, on standard error
         self.output: list[str] = []  # of standard output
         self.sockets: list[socket.socket] = []
+        self.reads = threading.Event()  # its log is read
+        self.reads.set()
         self.reader = self._follow(self.process.stderr, self.lines)
         self.output_reader = self._follow(self.process.stdout, self.output)
         self.port = self.management_port = 0
 
-    @staticmethod
-    def _follow(stream: IO[bytes], lines: list[str]) -> threading.Thread:
+    def _follow(self, stream: IO[bytes], lines: list[str]) -> threading.Thread:
         def read() -> None:
             with stream:
                 for line in stream:
+                    self.reads.wait()
                     lines.append(line.decode("utf-8", "replace").rstrip("\n"))
 
         reader = threading.Thread(target=read, daemon=True)
         reader.start()
         return reader
+
+    def pause(self) -> None:
+        """Read nothing of what it writes until go_on()."""
+        self.reads.clear()
+
+    def go_on(self) -> None:
+        self.reads.set()
 
     @property
     def log(self) -> str:
@@ -116,6 +125,10 @@ class Server:
         management = self.find(r'[ "]management"?[=:]"?http://\S*?:(\d+)')
         self.management_port = int(management.group(1)) if management else self.port
         return self
+
+    def wait_for_line(self, word: str, since: int) -> None:
+        """Waits for a line of the log with *word*, *since* so many lines."""
+        wait_until(lambda: any(word in line for line in self.lines[since:]), f"no {word} in:\n{self.log}")
 
     def find(self, pattern: str) -> Any:
         return re.search(pattern, self.log)
@@ -192,6 +205,7 @@ class Server:
 
     def stop(self) -> int:
         """SIGTERM, then the exit status; fails when any process stays behind."""
+        self.reads.set()
         for sock in self.sockets:
             sock.close()
         family = self.family() if self.process.poll() is None else []
@@ -204,6 +218,7 @@ class Server:
         return status
 
     def kill(self) -> None:
+        self.reads.set()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(WATCHDOG_S)

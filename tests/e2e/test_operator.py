@@ -1,7 +1,10 @@
 """What an operator has: the commands that talk to a running server, explanations, the overview, and a drain by API."""
 
+import contextlib
 import json
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +18,16 @@ from headrace import Model
 class Flaky(Model):
     def handle(self, requests):
         raise ValueError("no luck with <img src=x onerror=alert(1)> \\x1b[31m")
+"""
+PATIENT = """
+import time
+from headrace import Model
+class Patient(Model):
+    def load(self, directory):
+        while not (directory / "go").exists():
+            time.sleep(0.005)
+    def handle(self, requests):
+        return [1 for _ in requests]
 """
 HEAVY = """
 import numpy as np
@@ -76,6 +89,27 @@ def test_models_come_and_go_by_command(server):
     gone = command("describe", "second", **here)
     assert (gone.returncode, gone.stdout) == (1, "")
     assert gone.stderr == "headrace: Model not found: second\n"
+
+
+def test_on_a_terminal_a_line_counts_the_seconds_of_a_load_and_is_gone_after_it(server, store):
+    write_model(store / "patient", PATIENT)
+    terminal, end = pty.openpty()
+    words = [sys.executable, "-m", "headrace", "load", "patient=patient", "--url", url(server)]
+    load = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=end, text=True)
+    os.close(end)
+    shown = ""
+    while len(set(re.findall(r"loading patient \.\.\. (\d+\.\d) s", shown))) < 3:  # it counts while the model waits
+        shown += os.read(terminal, 1024).decode()
+    (store / "patient" / "go").touch()
+    said, _ = load.communicate(timeout=60)
+    with contextlib.suppress(OSError):  # EIO: the other end is closed
+        while more := os.read(terminal, 1024).decode():
+            shown += more
+    os.close(terminal)
+    assert load.returncode == 0
+    assert re.fullmatch(r"patient: loaded in \d+\.\d\d s\n", said)
+    assert re.fullmatch(r"(\r\x1b\[Kloading patient \.\.\. \d+\.\d s)+\r\x1b\[K", shown)
+    assert command("unload", "patient", "--url", url(server)).returncode == 0
 
 
 def test_what_goes_wrong_is_one_line_and_an_exit_code(server, tmp_path):

@@ -15,7 +15,7 @@ MODEL_LIBRARIES = "numpy scipy pandas sklearn torch tensorflow xgboost joblib"
 SIDES = {
     "roots": (
         "errors log units machine parsers config settings metrics counts labels affinity control media model_settings "
-        "processes archive keystore last_errors manifest stand_in surroundings footprint weight_store",
+        "processes archive keystore last_errors manifest stand_in surroundings footprint output weight_store",
         "roots",
         MODEL_LIBRARIES,
     ),
@@ -30,7 +30,8 @@ SIDES = {
     "supervisor": (
         "supervisor watchdog children deployment fetch listeners management nursery openapi parameters frontends "
         "workers registry placement artifact archives health quarantine access budget admission eviction history "
-        "lifeline warden scrape scaling resizing running_settings explain overview shared_weights console",
+        "lifeline warden scrape scaling resizing running_settings worker_output explain overview shared_weights "
+        "console",
         "roots loops supervisor",
         MODEL_LIBRARIES,
     ),

@@ -39,7 +39,8 @@ class Service:
 
 
 def emit_metrics(metrics: Iterable[Metric]) -> None:
-    """A line of the log for each metric, in the form of Multi Model Server's metric log: the handler asked for it."""
-    if _log.is_enabled("INFO"):
+    """A line of the log for each metric, in the form of Multi Model Server's metric log. Toolkits report some at every
+    request, so their level is DEBUG."""
+    if _log.is_enabled("DEBUG"):
         for metric in metrics:
-            _log.info("metric", line=str(metric))
+            _log.debug("metric", line=str(metric))
