@@ -1,6 +1,6 @@
 """Where the settings come from, and whether they can be. The first that is given wins:
 
-    flag  >  HEADRACE_*  >  SAGEMAKER_*  >  file (a properties file of the MMS command line)  >  default
+    flag  >  HEADRACE_*  >  SAGEMAKER_*  >  file (--settings, or that of the MMS commands)  >  default
 
 Invariants
 1. An unknown HEADRACE_* name or an unreadable value stops start-up. All problems are reported together, each with the

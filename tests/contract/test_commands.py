@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -128,6 +129,12 @@ def test_in_the_foreground_it_is_the_server_and_ends_with_sigterm(place):
     try:
         wait_until(lambda: place.request("/ping"), "no ping")
         assert [process.pid for process in place.servers(MMS.marker)] == [server.pid]
+        with open(place.directory / "config.properties", "a") as file:
+            file.write("job_queue_size=77\n")
+        server.send_signal(signal.SIGHUP)
+        wait_until(lambda: "settings.read changed=queue" in place.text(), "the file is not read again")
+        queue = json.loads(place.request("/settings"))["settings"]["queue"]
+        assert (queue["value"], queue["from"]) == ("77", "SIGHUP, job_queue_size")
         server.terminate()
         assert server.wait(WATCHDOG_S) == 0
     finally:

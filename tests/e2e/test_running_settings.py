@@ -38,6 +38,28 @@ class Slow(Model):
 """
 
 
+ONCE = """
+from headrace import Model
+class Once(Model):
+    def load(self, directory):
+        mark = directory / "loaded"
+        if mark.exists():
+            raise RuntimeError("only once")
+        mark.touch()
+    def handle(self, requests):
+        return [b"here" for _ in requests]
+"""
+HEAVY = """
+import numpy as np
+from headrace import Model
+class Heavy(Model):
+    def load(self, directory):
+        self.weights = np.ones(40 << 17)
+    def handle(self, requests):
+        return [b"here" for _ in requests]
+"""
+
+
 class Traffic:
     """Requests without a pause, on connections of their own, until the block is left; then none may have failed."""
 
@@ -229,6 +251,46 @@ def test_a_model_that_only_the_leaving_worker_has_is_loaded_elsewhere_first(serv
         change(server, workers=1)
     assert server.manage("GET", "/models/b").json()["workers"][0]["id"] == "0"
     assert server.manage("PUT", "/settings", {"workers": 0}).status == 400
+
+
+def test_a_worker_whose_model_finds_no_other_place_stays(serve, tmp_path):
+    write_model(tmp_path / "echo", ECHO)
+    write_model(tmp_path / "once", ONCE)
+    server = serve("--model-store", str(tmp_path), HEADRACE_WORKERS="2")
+    for name in ("echo", "once"):
+        given = {"model_name": name, "url": name, "initial_workers": 1}
+        assert server.manage("POST", "/models", given).status == 200
+    refused = server.manage("PUT", "/settings", {"workers": 1, "queue": 77})
+    assert refused.status == 500
+    assert refused.json()["message"].startswith("workers stays 2: model once: load failed: RuntimeError: only once")
+    assert (value(server, "workers"), value(server, "queue")) == ("2", "77")
+    assert server.post("/models/once/invoke", b"").body == b"here"
+    assert server.manage("GET", "/models/once").json()["workers"][0] | {"startTime": "", "memoryUsage": 0} == {
+        "id": "1",
+        "startTime": "",
+        "status": "READY",
+        "gpu": False,
+        "memoryUsage": 0,
+    }
+    given = {"model_name": "later", "url": "echo", "initial_workers": 2}
+    assert server.manage("POST", "/models", given).status == 200  # and it gets models as before
+    assert len(server.manage("GET", "/models/later").json()["workers"]) == 2
+
+
+def test_a_lower_budget_evicts_what_is_idle(serve, tmp_path):
+    write_model(tmp_path / "heavy", HEAVY)
+    server = serve("--model-store", str(tmp_path), HEADRACE_WORKERS="1", HEADRACE_MIN_RESIDENT="0")
+    for name in ("a", "b"):
+        assert server.manage("POST", "/models", {"model_name": name, "url": "heavy"}).status == 200
+    used = int(server.metric("headrace_memory_used_bytes"))
+    change(server, memory_budget=int((used - (20 << 20)) / 0.97))  # a reserve of 3 % is kept
+    wait_until(lambda: server.manage("GET", "/models/a").json()["status"] == "evicted", "nothing is evicted")
+    assert server.manage("GET", "/models/b").json()["status"] == "resident"
+    assert server.post("/models/a/invoke", b"").body == b"here"
+    assert server.manage("GET", "/models/b").json()["status"] == "evicted"
+    change(server, memory_budget="100%")
+    assert server.post("/models/b/invoke", b"").body == b"here"
+    assert server.manage("GET", "/models/a").json()["status"] == "resident"
 
 
 def test_pins_and_threads_follow_the_number_of_workers(serve, model_dir):
