@@ -389,14 +389,10 @@ class Config:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def adopt(self, values: Mapping[str, Any]) -> None:
-        """Change these fields in place: whoever holds the object sees it. Nobody else writes to it. They are CHANGEABLE
+        """Change these fields in place: whoever holds the object sees it. Nobody else writes to it. They are changeable
         ones, checked (settings.changes), and each process that has a copy is told (running_settings.py)."""
-        for name in CHANGEABLE & values.keys():
-            object.__setattr__(self, name, values[name])
-
-    def changeable(self) -> dict[str, Any]:
-        """The values that may have changed since a process was given its copy."""
-        return {name: getattr(self, name) for name in CHANGEABLE}
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Config":
@@ -412,34 +408,6 @@ class Config:
         )
 
 
-#: What can change while the server runs. Whatever is not here is read once.
-CHANGEABLE = frozenset(
-    {
-        "workers",
-        "memory_budget_bytes",
-        "eviction",
-        "min_resident_ms",
-        "workers_per_model",
-        "replica_idle_ms",
-        "queue",
-        "queue_total",
-        "timeout_ms",
-        "retries",
-        "unload_timeout_ms",
-        "max_batch_size",
-        "max_batch_bytes",
-        "max_batch_delay_ms",
-        "drain_timeout_ms",
-        "header_timeout_ms",
-        "body_timeout_ms",
-        "min_rate",
-        "idle_timeout_ms",
-        "write_timeout_ms",
-        "max_connections",
-        "log_level",
-        "output_lines",
-    }
-)
 KNOBS: dict[str, dataclasses.Field[Any]] = {item.name: item for item in dataclasses.fields(Config) if item.metadata}
 
 

@@ -83,7 +83,7 @@ class Capture:
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Of a record that is not ours: whose it is, and whether it may be said."""
-        record.whose = {"model": self.model, **self.target()}
+        record.whose = {**({"model": self.model} if self.model else {}), **self.target()}
         return self._may_say()
 
     def target(self) -> dict[str, str]:
@@ -141,24 +141,28 @@ class Lines(io.RawIOBase):
         with self._lock:
             self._rest += data
             for line in take_lines(self._rest):
-                self._capture.say(self._stream, self._level, line)
+                self._capture.say(self._stream, self._level, text(line))
         return len(data)
 
     def end(self) -> None:
         """Say what waits for a line end."""
         if self._rest:
-            self._capture.say(self._stream, self._level, self._rest.decode("utf-8", "replace"))
+            self._capture.say(self._stream, self._level, text(bytes(self._rest)))
             self._rest.clear()
 
 
-def take_lines(data: bytearray) -> list[str]:
-    """The whole lines in *data*, which keeps the rest. A longer piece than any line may have counts as one."""
-    *lines, rest = data.split(b"\n")
+def take_lines(data: bytearray) -> list[bytes]:
+    """The whole lines in *data* that are not blank; it keeps the rest. A piece longer than any line may be is one."""
+    *lines, rest = bytes(data).split(b"\n")
     if len(rest) > 4 * log.LINE_MOST:  # bytes of as many characters
         lines.append(rest)
-        rest = bytearray()
+        rest = b""
     data[:] = rest
-    return [text for line in lines if (text := line.decode("utf-8", "replace").rstrip("\r")).strip()]
+    return [line for line in lines if line.strip()]
+
+
+def text(line: bytes) -> str:
+    return line.decode("utf-8", "replace").rstrip("\r")
 
 
 def tell_dropped(allowance: Allowance, **whose: object) -> None:

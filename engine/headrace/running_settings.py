@@ -22,13 +22,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from headrace import log, settings
-from headrace.config import CHANGEABLE, KNOBS, short, show
+from headrace.config import KNOBS, short, show
 from headrace.deployment import Deployment
 from headrace.errors import ConfigError, HeadraceError, ModelNotFound, RequestError, WorkerLost
 from headrace.frontends import Frontends
 from headrace.registry import Model, Registry
 from headrace.resizing import Resizing
-from headrace.settings import Settings
+from headrace.settings import CHANGEABLE, Settings
 from headrace.workers import Worker, Workers
 
 ACK_S = 1.0  # for workers, which hear between two batches

@@ -23,7 +23,6 @@ from typing import Any
 from headrace import machine, parsers, units
 from headrace._memory import HAS_FAULTS
 from headrace.config import (
-    CHANGEABLE,
     DEFAULT_MANAGEMENT_PORT,
     KNOBS,
     PREFIX,
@@ -50,6 +49,34 @@ SAGEMAKER_MARKERS = (
     "SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS",
     "SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT",
     "SAGEMAKER_MAX_PAYLOAD_IN_MB",
+)
+#: What can change while the server runs. Whatever is not here is read once.
+CHANGEABLE = frozenset(
+    {
+        "workers",
+        "memory_budget_bytes",
+        "eviction",
+        "min_resident_ms",
+        "workers_per_model",
+        "replica_idle_ms",
+        "queue",
+        "queue_total",
+        "timeout_ms",
+        "retries",
+        "unload_timeout_ms",
+        "max_batch_size",
+        "max_batch_bytes",
+        "max_batch_delay_ms",
+        "drain_timeout_ms",
+        "header_timeout_ms",
+        "body_timeout_ms",
+        "min_rate",
+        "idle_timeout_ms",
+        "write_timeout_ms",
+        "max_connections",
+        "log_level",
+        "output_lines",
+    }
 )
 _PAYLOADS = ("max_request_bytes", "max_response_bytes")
 _PAYLOAD_BYTES = 100 << 20
@@ -114,6 +141,11 @@ def load(
     reading.values["allowed_urls"] = allowed_urls
     reading.values["tls_keystore"], reading.values["tls_keystore_password"] = keystore
     return Settings(Config(**reading.values), {**reading.origin, **(origin or {})})
+
+
+def changeable(config: Config) -> dict[str, Any]:
+    """The values that may have changed since a process was given its copy."""
+    return {name: getattr(config, name) for name in CHANGEABLE}
 
 
 def changes(config: Config, origin: Mapping[str, str], given: Mapping[str, object], root: str = "/") -> dict[str, Any]:

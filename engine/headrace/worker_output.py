@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from headrace import log
 from headrace.config import Config
-from headrace.output import Allowance, take_lines, tell_dropped
+from headrace.output import Allowance, take_lines, tell_dropped, text
 
 READ_BYTES = 64 << 10  # at once, before anything else has its turn
 _LAST_READS = 16  # of a pipe whose process is dead: a pipe holds no more
@@ -61,12 +61,15 @@ class WorkerOutput:
         return True
 
     def _say(self) -> None:
-        for line in take_lines(self._rest):
-            if self._allowance.take(self._config.output_lines, self._loop.time()):
-                model = self._model_at(self._worker)
-                _log.info("output", worker=self._worker, model=model, stream="fd", message=log.cut(line))
-            elif self._telling is None:
-                self._telling = self._loop.call_later(1.0, self._tell_dropped)
+        lines = take_lines(self._rest)
+        for at, line in enumerate(lines):
+            if not self._allowance.take(self._config.output_lines, self._loop.time()):
+                self._allowance.missed += len(lines) - at - 1  # of a flood none is looked at any more
+                if self._telling is None:
+                    self._telling = self._loop.call_later(1.0, self._tell_dropped)
+                return
+            model = self._model_at(self._worker)
+            _log.info("output", worker=self._worker, model=model, stream="fd", message=log.cut(text(line)))
 
     def _tell_dropped(self) -> None:
         if self._telling is not None:

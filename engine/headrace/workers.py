@@ -26,6 +26,7 @@ from headrace.control_async import AsyncChannel
 from headrace.errors import HeadraceError, WorkerLost
 from headrace.frontends import Frontend, Frontends
 from headrace.nursery import Nursery
+from headrace.settings import changeable
 from headrace.worker_output import WorkerOutput
 
 HELLO_S = 10.0
@@ -270,7 +271,7 @@ class Workers:
             self._send_attach(channel, frontend)
         worker.is_up = True
         # What has changed since the process was forked; from here on it is told as all are.
-        channel.send({"op": "settings", "values": self._config.changeable()})
+        channel.send({"op": "settings", "values": changeable(self._config)})
         if not worker.owner:
             self._came_up.set()
         _log.info("worker.up", worker=worker.index, pid=worker.pid, cpus=worker.cpus, threads=worker.threads)
