@@ -82,12 +82,8 @@ class Frontend:
         )
         self.set_surroundings()
         self.access_log: AccessLog | None = None
-        if config.access_log:
-            self.access_log = AccessLog(config.log_format, f"frontend-{self.index}")
         self.tracer = tracing.start(os.environ, self.log)
-        if self.access_log is not None or self.tracer is not None:
-            sampling = self.tracer.sampling if self.tracer is not None else None
-            self.path.watch(self.tell, config.access_log or None, sampling, int.from_bytes(os.urandom(8), "little"))
+        self.watch()
         os.close(board_fd)  # mapped; the segment's stays open for hole punching
         self.listeners = list(zip(message["listeners"], listeners, strict=True))
         self.servers: list[asyncio.Server] = []
@@ -132,9 +128,21 @@ class Frontend:
         if (files := processes.raise_file_limit(wanted)) < wanted:
             self.log.warning("files.few", may_open=files, wanted=wanted, why="the hard limit, `ulimit -Hn`")
 
+    def watch(self) -> None:
+        """Have the data path tell of single requests, where anybody wants to know."""
+        share = self.config.access_log or None
+        if share is not None and self.access_log is None:
+            self.access_log = AccessLog(self.config.log_format, f"frontend-{self.index}")
+        if self.access_log is not None or self.tracer is not None:
+            sampling = self.tracer.sampling if self.tracer is not None else None
+            self.path.watch(self.tell, share, sampling, int.from_bytes(os.urandom(8), "little"))
+
     def adopt(self, values: dict[str, Any]) -> None:
         """Settings have changed."""
+        watched = self.config.access_log
         self.config.adopt(values)
+        if self.config.access_log != watched:
+            self.watch()
         log.set_level(self.config.log_level)
         self.raise_file_limit()
         self.path.set_limits(self.limits())

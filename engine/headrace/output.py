@@ -90,7 +90,7 @@ class Capture:
         """The model's name as SageMaker's clients know it, where the platform says it: it loads models under others."""
         for request in self.requests:
             if name := request.headers.get(_TARGET):
-                return {"target": log.cut(name)}
+                return {"target_model": log.cut(name)}
         return {}
 
     def _may_say(self) -> bool:

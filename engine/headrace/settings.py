@@ -75,6 +75,7 @@ CHANGEABLE = frozenset(
         "write_timeout_ms",
         "max_connections",
         "log_level",
+        "access_log",
         "output_lines",
     }
 )

@@ -86,15 +86,15 @@ def test_lines_are_events_with_their_model_and_worker(server):
 def test_lines_name_the_model_as_the_platform_s_clients_do(server):
     target = {"X-Amzn-SageMaker-Target-Model": "night shift.tar.gz"}
     assert server.post("/models/loud/invoke", b'"say"', **target).status == 200
-    assert event(server, event="output", target="night shift.tar.gz", model="loud", message="first second")
-    assert event(server, event="log", target="night shift.tar.gz", message="lost 3")
+    assert event(server, event="output", target_model="night shift.tar.gz", model="loud", message="first second")
+    assert event(server, event="log", target_model="night shift.tar.gz", message="lost 3")
     assert server.post("/models/loud/invoke", b'"fail"', **target).status == 500
-    assert event(server, event="model.failed", target="night shift.tar.gz", model="loud")
-    count = len(events(server, target="night shift.tar.gz"))
+    assert event(server, event="model.failed", target_model="night shift.tar.gz", model="loud")
+    count = len(events(server, target_model="night shift.tar.gz"))
     logged = len(events(server, message="lost 3"))
     assert act(server, "say").status == 200  # nothing carries over
     wait_until(lambda: len(events(server, message="lost 3")) > logged, "not logged")
-    assert len(events(server, target="night shift.tar.gz")) == count
+    assert len(events(server, target_model="night shift.tar.gz")) == count
 
 
 def test_native_code_and_commands_are_heard_too(server):

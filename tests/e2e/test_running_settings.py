@@ -198,6 +198,21 @@ def test_a_handler_sees_its_new_batch_size_and_its_loggers_follow_the_level(serv
     change(server, log_level="info")
 
 
+def test_the_access_log_comes_and_goes(server):
+    def lines():
+        return [line for line in server.lines if " access " in line]
+
+    for _ in range(2):
+        assert lines() == []
+        change(server, access_log="on")
+        assert server.post("/models/echo/invoke", b"x").status == 200
+        wait_until(lines, "no line")
+        change(server, access_log="off")
+        assert server.post("/models/echo/invoke", b"x").status == 200
+        assert len(lines()) == 1
+        server.lines[:] = [line for line in server.lines if " access " not in line]
+
+
 def test_time_outs_queues_and_connections_hold_for_requests_that_come(serve, model_dir, tmp_path):
     server = serve(model_dir("gated", GATED), HEADRACE_WORKERS="1")
     first = in_background(lambda: server.post("/models/gated/invoke", b"").status)
