@@ -46,6 +46,8 @@ _VIEW_BYTES = 16 << 10  # from here on a copy into a batch costs more than the c
 _COPY_BYTES_PER_NS = 4
 _GATHER_SHARE = 4
 _KEPT_BUFFER_BYTES = 16 << 20  # a batch buffer that grew larger is given back at once
+# By dtype and size, for all models of the process: one runs at a time, and a buffer each would keep some KiB in each.
+_buffers: dict[tuple[str, int], _codec.RowBuffer] = {}
 _VIEWED = (media.NPY, media.RAW)  # bodies that an array can lie in
 _READ = "application/json, application/x-npy, application/x-npz, text/csv"
 
@@ -103,7 +105,7 @@ class NativeServable:
         self._max_request_bytes = max_request_bytes
         # A number takes two bytes of JSON or CSV at least: `0,`.
         self._buffer_bytes = (max_request_bytes // 2 + 1) * self._dtype.itemsize
-        self._buffer = self._new_buffer()
+        self._buffer_key = self._dtype.str, self._buffer_bytes
         self._call_ns = 0  # of predict() for one large row: moving mean, 0 = not seen yet
         self._logged = ""  # the traceback logged last in this batch
 
@@ -214,7 +216,7 @@ class NativeServable:
         if groups:
             buffer = self._new_buffer()
         else:
-            buffer = self._buffer
+            buffer = _buffers.get(self._buffer_key) or _buffers.setdefault(self._buffer_key, self._new_buffer())
             buffer.reset()
         group = _Group(buffer)
         group.add(request, self._append(buffer, request), form)
@@ -301,8 +303,8 @@ class NativeServable:
                 if last == len(members) or offsets[last + 1] - offsets[first] > self.max_batch_size:
                     self._attempt(members, first, last, compute, group.forms)
                     first = last
-        if group.buffer is self._buffer and x.nbytes > _KEPT_BUFFER_BYTES:
-            self._buffer = self._new_buffer()
+        if x.nbytes > _KEPT_BUFFER_BYTES and group.buffer is _buffers.get(self._buffer_key):
+            _buffers.pop(self._buffer_key, None)
 
     def _attempt(
         self,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from local_request import LocalRequest
 
-from headrace import media
+from headrace import media, native
 from headrace.answers import NotAcceptable, negotiate
 from headrace.errors import (
     DecodeError,
@@ -510,11 +510,23 @@ def test_requests_leave_nothing(model):
 
 def test_buffer_that_grew_large_is_given_back(model):
     servable = model("def predict(self, x):\n    return x[:, 0]")
-    buffer = servable._buffer
+    run(servable, LocalRequest([[1, 2]]))
+    buffer = native._buffers[servable._buffer_key]
     body = b"[[" + b"1," * (6 << 20) + b"1]]"
     (request,) = run(servable, LocalRequest(body))
     assert request.predictions == [1]
-    assert servable._buffer is not buffer
+    assert native._buffers.get(servable._buffer_key) is not buffer
+
+
+def test_models_take_turns_with_one_buffer_and_none_sees_anothers_rows(model):
+    keeps = "kept = []\ndef predict(self, x):\n    self.kept.append(x)\n    return x"
+    first, second = model(keeps), model("def predict(self, x):\n    return x")
+    for value in (1, 2):
+        run(first, LocalRequest([[value]]))
+        (request,) = run(second, LocalRequest([[value + 10]]))
+        assert request.predictions == [[value + 10]]
+    assert [x.tolist() for x in first._model.kept] == [[[1]], [[2]]]
+    assert first._buffer_key == second._buffer_key
 
 
 def test_error_classes_carry_their_status():
