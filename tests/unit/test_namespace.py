@@ -210,6 +210,15 @@ def test_joblib_finds_the_models_own_module(shared_spaces, tmp_path):
             assert space.call(module.in_thread, lambda: joblib.load(path)).who == who
 
 
+def test_limits_of_a_namespace_are_those_that_the_docs_name(spaces):
+    a = spaces["a"]
+    utils = a.call(a.import_module, "utils")
+    directory = os.getcwd()
+    assert utils.__name__ == utils.log.name == f"{a.name}.utils"
+    assert a.call(lambda: "utils" in sys.modules) is False
+    assert a.call(os.getcwd) == directory
+
+
 def test_another_model_does_not_see_an_alias_left_in_a_call_of_the_first(spaces):
     """Model b looks for a module that only a has, while a call of a holds the plain name in sys.modules."""
     (Path(spaces["a"].paths[0]) / "only.py").write_text("WHO = 'a'\n")
