@@ -2,8 +2,9 @@
 
     python -m bench.density [--models 1000] [--cycles 10] [--workers 2]
 
-Loads all models by POST /models from four clients, unloads them again, `cycles` times. Memory is the proportional set
-size of all processes, read by the kernel. The clients share the machine's cores with the server.
+Loads all models by POST /models from four clients, uses each once, unloads them again, `cycles` times. Memory is the
+proportional set size of all processes, read by the kernel; what is left, at once after the last unload and SETTLE_S
+later, when workers whose models are gone have been replaced. The clients share the machine's cores with the server.
 """
 
 import argparse
@@ -12,6 +13,8 @@ import time
 from pathlib import Path
 
 from bench import procfs, store
+
+SETTLE_S = 6.0  # one worker is replaced at each look, a second apart, once it was empty for two
 
 
 def main() -> int:
@@ -35,6 +38,8 @@ def measure(place: Path, options: argparse.Namespace) -> dict[str, object]:
             used_bytes = procfs.pss_bytes(running.pid)
             store.in_parallel(store.Client.unload, running.port, place, range(count))
             ended = time.monotonic()
+            left_bytes = procfs.pss_bytes(running.pid)
+            time.sleep(SETTLE_S)
             rounds.append(
                 {
                     "loads_per_s": round(count / (loaded - began), 1),
@@ -44,6 +49,7 @@ def measure(place: Path, options: argparse.Namespace) -> dict[str, object]:
                         ((used_bytes - empty_bytes) / count - store.WEIGHTS_BYTES) / 1024, 2
                     ),
                     "full_mib": round(full_bytes / 2**20, 1),
+                    "left_at_once_mib": round((left_bytes - empty_bytes) / 2**20, 2),
                     "left_mib": round((procfs.pss_bytes(running.pid) - empty_bytes) / 2**20, 2),
                     "descriptors": procfs.descriptors(running.pid),
                 }

@@ -62,12 +62,18 @@ def write(store: Path, count: int) -> None:
             os.link(weights, link)
 
 
-def server(store: Path, budget_bytes: int | None, workers: int, imports: str = "numpy") -> Server:
+def server(
+    store: Path,
+    budget_bytes: int | None,
+    workers: int,
+    imports: str = "numpy",
+    before: Sequence[str] = (),
+) -> Server:
     """Headrace as a multi-model endpoint that evicts, with that budget (None: as by default).
 
-    imports: modules of the template.
+    imports: modules of the template; before: words that run the command, such as a control group's.
     """
-    words = [sys.executable, "-m", "headrace", "serve", "--workers", str(workers), "--eviction", "lru"]
+    words = [*before, sys.executable, "-m", "headrace", "serve", "--workers", str(workers), "--eviction", "lru"]
     if budget_bytes is not None:
         words += ["--memory-budget", str(budget_bytes)]
     variables = {
@@ -161,7 +167,7 @@ def run(
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     for option, default in options.items():
-        parser.add_argument(f"--{option}", type=int, default=default)
+        parser.add_argument(f"--{option.replace('_', '-')}", type=int, default=default)
     parser.add_argument("--output", type=Path, default=Path("bench/results") / f"{name}.json")
     arguments = parser.parse_args()
     command = ["python", "-m", f"bench.{name}", *sys.argv[1:]]
