@@ -178,6 +178,8 @@ def histories(driven: Driven) -> Iterator[list[tuple[str, int]]]:
         world, taken, counts = World(driven), [], []
         for at in range(DEPTH):
             options = world.options()
+            if not options:
+                break  # nobody is left
             if at == len(choices):
                 choices.append(0)
             counts.append(len(options))
