@@ -47,6 +47,7 @@ def server(serve_module, tmp_path_factory):
     server = serve_module("--model-store", str(store), "--models", "native", HEADRACE_WORKERS="1")
     for name, more in (("handler", {"handler": "service.py:handle"}), ("script", {})):
         assert server.manage("POST", "/models", {"model_name": name, "url": name, **more}).status == 200
+        server.wait_for_line(f"model.loaded model={name}", 0)  # the log may lag behind the answer
     return server
 
 
