@@ -64,7 +64,8 @@ def render(result: Mapping[str, Any]) -> str:
     parts = [
         INTRODUCTION,
         _where(result, rows),
-        "## Against the best rival\n\nMedians of ours over the medians of whichever rival is best at that figure.\n\n"
+        "## Against the best rival\n\nMedians of ours over the medians of whichever rival is best at that figure. The "
+        "last column is *floor*, which does nothing but answer, over the rival that is best in requests/s.\n\n"
         + _against_the_best(rows, closed),
         "## Against each\n\nOur requests/s over theirs, and in brackets their CPU time a request over ours.\n\n"
         + _against_each(rows, closed),
@@ -137,8 +138,10 @@ def _against_the_best(rows: Rows, closed: Iterable[Point]) -> str:
         ours, rivals = _ours(at), [row for row in at if _is_rival(row)]
         if ours and rivals:
             cells = [_best(ours, rivals, metric) for metric in ("requests_per_s", "p99_us", "cpu_us_per_request")]
-            lines.append([point.what, str(point.number), *cells])
-    return table(["scenario", "connections", "requests/s", "p99", "CPU/request"], lines)
+            floor = next((row for row in at if row["server"] == "floor"), None)
+            ceiling = _best(floor, rivals, "requests_per_s").partition(" ")[0] if floor else "-"
+            lines.append([point.what, str(point.number), *cells, ceiling])
+    return table(["scenario", "connections", "requests/s", "p99", "CPU/request", "floor's requests/s"], lines)
 
 
 def _best(ours: Run, rivals: Rows, metric: str) -> str:

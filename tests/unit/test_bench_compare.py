@@ -123,7 +123,7 @@ def test_the_page_has_ours_over_the_best_rival_of_each_figure_and_over_each():
             absent={"gone": "java is not here"},
         )
     )
-    assert "| echo | 64 | 9.00x m | 2.00x n | 0.50x m |" in page
+    assert "| echo | 64 | 9.00x m | 2.00x n | 0.50x m | 90000000.00x |" in page
     assert "| n | 18.0x (2.0x) |" in page
     assert "| headrace | 200,000 |" in page
     assert "| gone | all | java is not here |" in page
