@@ -152,6 +152,14 @@ def test_one_load_for_many_requests(rehearsal):
     assert len(simulator.find(r"simulate model\.loaded model=m1\.tar\.gz")) == 1
 
 
+def test_a_streamed_answer_is_refused_by_name(rehearsal):
+    _, _, client = rehearsal
+    with pytest.raises(botocore.exceptions.ClientError) as caught:
+        client.invoke_endpoint_with_response_stream(EndpointName=ENDPOINT, Body=b"{}")
+    assert caught.value.response["Error"]["Code"] == "UnknownOperationException"
+    assert "it has POST /endpoints/" in caught.value.response["Error"]["Message"]
+
+
 def test_headrace_bench_measures_through_it(rehearsal, tmp_path):
     simulator, _, _ = rehearsal
     (tmp_path / "names").write_text("m0\nm1\n")

@@ -72,13 +72,14 @@ class Residency:
         self._lanes = asyncio.Semaphore(self.rules.loads_at_a_time)
         self._changed = asyncio.Condition()  # notified when a model may have become idle, or a load has ended
         self._room = asyncio.Lock()
+        self._loading = 0  # of them, those that are on their way
         self._posting = 0  # loads that are with the container
         self._posts = 0  # those that ever were
         self._generation = 0  # of the container
 
     @property
     def loaded_count(self) -> int:
-        return sum(model.is_loaded for model in self._models.values())
+        return len(self._models) - self._loading
 
     @contextlib.asynccontextmanager
     async def use(self, target: str, deadline: float, record: Record) -> AsyncIterator[str]:
@@ -91,7 +92,7 @@ class Residency:
         name = hashed(target)
         model = self._models.get(name)
         if model is None:
-            if sum(each.load is not None for each in self._models.values()) >= LOADS_MAX:
+            if self._loading >= LOADS_MAX:
                 raise ServiceUnavailable(f"{LOADS_MAX} models are waiting to be loaded")
             model = self._models[name] = Model(target, name)
         model.users += 1
@@ -140,6 +141,7 @@ class Residency:
 
     async def _wait_for_load(self, model: Model, deadline: float) -> None:
         if model.load is None:
+            self._loading += 1
             model.load = self._keep(asyncio.create_task(self._load(model)))
             model.load.add_done_callback(lambda task: self._load_ended(model, task))
         task = model.load
@@ -155,6 +157,7 @@ class Residency:
 
     def _load_ended(self, model: Model, task: asyncio.Task[None]) -> None:
         model.load = None
+        self._loading -= 1
         if not model.is_loaded:
             if self._models.get(model.name) is model:
                 del self._models[model.name]
