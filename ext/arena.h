@@ -11,7 +11,8 @@
  *
  * Invariants
  * 1. A slot is leased, free or being trimmed, and never two of these. leased + free + trimming = count, in every class.
- * 2. [0, warm) of a class may have pages; [warm, count) has none. committed_bytes = the sum of warm x stride <= limit_bytes.
+ * 2. [0, warm) of a class may have pages; [warm, count) has none. committed_bytes = the sum of warm x stride <= limit_bytes, but for
+ *    what was leased over the limit.
  */
 #ifndef HEADRACE_ARENA_H
 #define HEADRACE_ARENA_H
@@ -76,8 +77,8 @@ sized:
     uint64_t share = ARENA_ADDRESSES / n;
     for (uint32_t c = 0; c < n; c++) {
         ArenaClass *k = &arena->classes[c];
-        uint64_t count = (limit_bytes < share ? limit_bytes : share) / strides[c];
-        k->count = (uint32_t)(count < 1 ? 1 : count > ARENA_SLOTS_MAX ? ARENA_SLOTS_MAX : count);
+        uint64_t count = (limit_bytes < share ? limit_bytes : share) / strides[c] + 1; /* one of them over the limit */
+        k->count = (uint32_t)(count > ARENA_SLOTS_MAX ? ARENA_SLOTS_MAX : count);
         k->stride = strides[c];
         k->offset = arena->bytes;
         k->first = arena->slot_count;
@@ -160,8 +161,8 @@ static inline void arena_trim_end(ArenaClass *k) {
     k->trimming = 0;
 }
 
-/* A slot of at least `bytes`, or ARENA_NONE when there is none or when its pages would go over the limit. */
-static inline uint32_t arena_lease(Arena *arena, uint64_t bytes) {
+/* A slot of at least `bytes`, or ARENA_NONE when there is none or when its pages would go over this limit. */
+static inline uint32_t arena_lease_within(Arena *arena, uint64_t bytes, uint64_t limit_bytes) {
     uint32_t right = arena_class_for(arena, bytes);
     for (uint32_t c = right; c < arena->class_count && c <= right + ARENA_SPILL; c++) {
         ArenaClass *k = &arena->classes[c];
@@ -169,7 +170,7 @@ static inline uint32_t arena_lease(Arena *arena, uint64_t bytes) {
         if (index == ARENA_NONE) continue;
         if (index >= k->warm) { /* all warm ones are leased: index is warm, or lies behind slots that are being trimmed */
             uint64_t growth = (uint64_t)(index + 1 - k->warm) * k->stride;
-            if (k->trimming || arena->committed_bytes + growth > arena->limit_bytes) continue;
+            if (k->trimming || arena->committed_bytes + growth > limit_bytes) continue;
             arena->committed_bytes += growth;
             k->warm = index + 1;
         }
@@ -180,6 +181,10 @@ static inline uint32_t arena_lease(Arena *arena, uint64_t bytes) {
     }
     arena->exhausted++;
     return ARENA_NONE;
+}
+
+static inline uint32_t arena_lease(Arena *arena, uint64_t bytes) {
+    return arena_lease_within(arena, bytes, arena->limit_bytes);
 }
 
 /* 0 when the slot was not leased: the caller's books are wrong. */

@@ -32,6 +32,7 @@ cdef extern from "arena.h" nogil:
     uint64_t arena_offset(Arena *arena, uint32_t slot)
     uint32_t arena_class_for(const Arena *arena, uint64_t bytes)
     uint32_t arena_lease(Arena *arena, uint64_t bytes)
+    uint32_t arena_lease_within(Arena *arena, uint64_t bytes, uint64_t limit_bytes)
     int arena_release(Arena *arena, uint32_t slot)
     ArenaRange arena_trim_begin(Arena *arena, ArenaClass *k, uint32_t keep)
     void arena_trim_end(ArenaClass *k)

@@ -1,4 +1,4 @@
-"""The arena's books for tests and tools. (The frontend uses arena.h itself.)"""
+"""The arena's books, and whose turn it is to get a slot, for tests and tools. (The frontend uses arena.h and turns.h itself.)"""
 
 from arena cimport (
     ARENA_NONE,
@@ -14,6 +14,28 @@ from arena cimport (
     arena_trim_begin,
     arena_trim_end,
 )
+from turns cimport LINE_LARGE, LINE_SMALL, LINE_WHOLE, LINES, Turns, turns_init, turns_is_due
+
+WHOLE, SMALL, LARGE = LINE_WHOLE, LINE_SMALL, LINE_LARGE
+
+
+def is_due(heads, int line, unsigned long long place, unsigned long long needed, *, unsigned long long arena,
+           unsigned long long small=0, unsigned long long incomplete_small=0, unsigned long long incomplete_large=0):
+    """Whether a request with this place may look for a slot of `needed` bytes before all that wait (turns.h).
+
+    heads: by line (WHOLE, SMALL, LARGE), (place, needed bytes) of the first that waits in it. All others: bytes; small:
+    of slots that small requests hold.
+    """
+    cdef Turns turns
+    turns_init(&turns, arena)
+    turns.small_bytes = small
+    turns.incomplete_bytes[LINE_SMALL] = incomplete_small
+    turns.incomplete_bytes[LINE_LARGE] = incomplete_large
+    for index, (first, bytes_) in heads.items():
+        if not 0 <= index < LINES:
+            raise ValueError(f"there is no line {index}")
+        turns.heads[<int>index].place, turns.heads[<int>index].needed_bytes = first, bytes_
+    return bool(turns_is_due(&turns, line, place, needed))
 
 
 cdef class Arena:

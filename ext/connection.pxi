@@ -47,6 +47,7 @@ cdef class Connection(Intake):
         self.state = CLOSED
         frontend.connections.discard(self)
         self.end_incomplete()
+        frontend.leave_line(self)
         while exchange is not None:
             frontend.abandon(exchange)
             exchange.connection = None
@@ -163,6 +164,7 @@ cdef class Connection(Intake):
                 if self.is_closing:
                     return 0
                 if self.depth >= PIPELINE_MOST or self.is_paused or (self.depth and self.held_bytes >= PIPELINE_BYTES):
+                    frontend.leave_line(self)  # it waits for its own client, and must not hold up the others
                     self.block()
                     break
                 outcome = http_parse_head(data + at, length - at, &frontend.limits, &self.scan, &frontend.head)
@@ -177,8 +179,9 @@ cdef class Connection(Intake):
                     self.refuse(http_error_status(outcome), http_error_text(outcome))
                     return 0
                 if not self.begin(data + at, length - at - used):
-                    self.starve()
+                    self.block()
                     break
+                frontend.leave_line(self)
                 at += used
                 self.is_in_head = False
                 self.deadline_ns = frontend.now_ns + (
@@ -195,7 +198,7 @@ cdef class Connection(Intake):
                 used = 0
                 outcome = self.take_chunk(data + at, length - at, &used)
                 at += used
-                if self.state == CHUNKS and not self.is_starving:
+                if self.state == CHUNKS and not self.place:
                     self.progress(used)
                 if outcome == HTTP_INCOMPLETE:
                     break
@@ -238,7 +241,7 @@ cdef class Connection(Intake):
             if self.sink == TO_SLOT and not frontend.grow(self, piece_length):
                 self.chunks = before
                 used[0] = 0
-                self.starve()
+                self.block()
                 return HTTP_INCOMPLETE
             self.store(piece, piece_length)
         return outcome
@@ -255,26 +258,11 @@ cdef class Connection(Intake):
         self.deadline_ns = min(self.deadline_ns + count * frontend.byte_ns, frontend.now_ns + frontend.body_timeout_ns)
         return 0
 
-    cdef int starve(self) except -1:
-        """No slot to be had: the bytes wait, unread ones in the kernel, until one is."""
-        if not self.is_starving:
-            self.is_starving = True
-            self.is_in_head = False
-            self.deadline_ns = self.frontend.now_ns + self.frontend.body_timeout_ns
-        self.frontend.starving.append(self)
-        return self.block()
-
     cdef int unblock(self) except -1:
         """Goes on with the bytes that were kept."""
-        cdef uint64_t until = self.deadline_ns
-        cdef bint was_starving = self.is_starving
-        self.is_blocked = self.is_starving = False
+        self.is_blocked = False
         self.frontend.now_ns = monotonic_ns()
-        if was_starving:
-            self.deadline_ns = self.frontend.now_ns + self.frontend.body_timeout_ns
         self.parse_rest()
-        if was_starving and self.is_starving:
-            self.deadline_ns = until  # it waits on, and its time runs
         if not self.is_blocked and self.state < LINGER and not self.saw_eof:
             self.transport.resume_reading()
         if self.is_dirty:
@@ -295,7 +283,7 @@ cdef class Connection(Intake):
         elif self.is_expecting and self.first is self.filling and not self.is_paused:
             self.is_expecting = False
             self.send(b"HTTP/1.1 100 Continue\r\n\r\n", 25)
-        elif (self.is_blocked and not self.is_starving and not self.is_paused and self.depth <= PIPELINE_MOST // 2
+        elif (self.is_blocked and not self.place and not self.is_paused and self.depth <= PIPELINE_MOST // 2
                 and self.held_bytes < PIPELINE_BYTES):
             self.unblock()
         return 0
@@ -321,10 +309,10 @@ cdef class Connection(Intake):
             return 0
         if self.state == LINGER:
             self.transport.close()
-        elif self.is_starving:
+        elif self.place:
             frontend.overloaded += 1
             self.refuse(503, b"the arena had no room for the request in time (HEADRACE_ARENA); try again later",
-                        b"retry-after: %d\r\n" % frontend.retry_after_s())
+                        b"retry-after: %d\r\n" % frontend.retry_s)
         elif self.state == BODY or self.state == CHUNKS:
             self.refuse(408, b"the body did not arrive in time (HEADRACE_BODY_TIMEOUT, HEADRACE_MIN_RATE)")
         elif self.is_in_head:

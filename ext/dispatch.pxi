@@ -13,7 +13,6 @@ cdef class Dispatch(Slots):
     cdef dict routes                # model name as bytes -> Route
     cdef Tallies tallies
     cdef Notes notes                # None: no request is told of
-    cdef object starving            # connections that wait for a slot, first come first
     cdef list needs                 # (Exchange, worker, bytes) that wait for a larger slot
     cdef list dirty
     cdef list used                  # routes that had a request since uses() was asked, or have one under way
@@ -27,6 +26,9 @@ cdef class Dispatch(Slots):
     cdef uint16_t retries
     cdef uint64_t in_flight         # requests under way at all models
     cdef uint64_t in_flight_most
+    cdef unsigned int retry_s       # when to come again if all models together are meant; as of the last sweep
+    cdef bytes full_text            # bodies of refusals, made ahead: nothing is cheaper than to turn a request away
+    cdef bytes full_together_text
     cdef readonly uint64_t overloaded
     cdef readonly uint64_t abandoned
     cdef readonly uint64_t redelivered
@@ -64,26 +66,17 @@ cdef class Dispatch(Slots):
     cdef bint is_surplus(self, Exchange exchange, Route route) except -1:
         """Whether the model, or all together, have as many requests under way as they may. Then the exchange has its 503."""
         if route.in_flight >= route.most:
-            text, seconds = "the model's queue is full (HEADRACE_QUEUE); try again later", route.retry_after_s()
+            text, seconds = self.full_text, route.retry_after_s()
         elif self.in_flight >= self.in_flight_most:
-            text = "the queues of all models together are full (HEADRACE_QUEUE_TOTAL); try again later"
-            seconds = self.retry_after_s()
+            text, seconds = self.full_together_text, self.retry_s
         else:
             return False
         self.overloaded += 1
         exchange.kind = MEDIA_JSON
-        exchange.text = self.render_error(503, text)
+        exchange.text = text
         exchange.fields = b"retry-after: %d\r\n" % seconds
         exchange.status = 503
         return True
-
-    cdef unsigned int retry_after_s(self) except? 0:
-        """When to come again if all models together are meant."""
-        cdef Route route
-        cdef unsigned int found = 1
-        for route in self.routes.values():
-            found = max(found, route.retry_after_s() if route.in_flight else 1)
-        return found
 
     cdef int submit(self, Exchange exchange) except -1:
         """Gives a request to a worker; where none can take it, it waits, unless its model is gone."""
@@ -301,19 +294,17 @@ cdef class Dispatch(Slots):
     cdef int serve_waiting(self) except -1:
         """Slots may have become free: for answers that need a larger one, then for requests that wait for one."""
         cdef Connection connection
-        cdef Py_ssize_t count
+        cdef uint64_t place
+        cdef uint64_t after = 0
         if self.needs:
             needs, self.needs = self.needs, []
             for exchange, worker, own, request_id, length in needs:
                 self.grant(exchange, worker, own, request_id, length)
-        count = len(self.starving)
-        while count > 0:
-            count -= 1
-            connection = self.starving.popleft()
-            if connection.is_starving and connection.is_blocked and connection.transport is not None:
-                connection.unblock()
-                if connection.is_starving:
-                    break
+        while (connection := self.next_due(after)) is not None:
+            place = connection.place
+            connection.unblock()
+            if connection.place == place:
+                after = place  # nothing for it yet; others may need less, or something else
         return 0
 
     cdef int complete(self, Link *link, Completion *completion) except -1:
@@ -347,6 +338,9 @@ cdef class Dispatch(Slots):
         exchange.status = completion.status
         exchange.kind = completion.kind
         self.learn_room(exchange)
+        if exchange.slot != exchange.answer.slot:
+            self.exchange_let_go(exchange.slot)  # nobody asks for the body any more, and others need room for their answers
+            exchange.slot = ARENA_NONE
         self.leave_route(exchange)
         return self.ready(exchange)
 
@@ -405,7 +399,7 @@ cdef class Dispatch(Slots):
         entry.request_id = request_id
         entry.slot = own
         if exchange is not None and exchange.state == SUBMITTED and length <= self.max_response + FIELDS_MOST:
-            slot = self.lease(length)
+            slot = self.lease_for_answer(length)
             if slot == ARENA_NONE:
                 self.needs.append((exchange, worker, own, request_id, length))
                 return 0
@@ -417,10 +411,12 @@ cdef class Dispatch(Slots):
         if not ring_push(&link.submit, &entry):
             if slot != ARENA_NONE:
                 arena_release(&self.arena, slot)
+                if slot == self.surplus_slot:
+                    self.surplus_slot = ARENA_NONE
             self.needs.append((exchange, worker, own, request_id, length))
             return 0
         if slot != ARENA_NONE:
-            self.take_slot(exchange, slot)
+            self.take_slot(exchange, slot, self.slot_capacity(slot) if self.leases[own].small_bytes else 0)
             self.count_held(exchange, self.slot_capacity(slot))
             self.leases[slot].request_id = request_id
             self.leases[slot].is_granted = True

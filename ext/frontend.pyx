@@ -6,11 +6,12 @@
 A small request is copied once, out of the read buffer into its slot; what remains of a larger body is received by the kernel
 in the slot itself. An answer is sent from the slot where the worker left it.
 
-One extension module in eleven files, since its classes call each other for every request:
+One extension module in twelve files, since its classes call each other for every request:
 
     tally.pxi        what is counted of each model's requests
     note.pxi         what is told of single requests
     exchange.pxi     one request and its answer, the models that requests may name
+    lines.pxi        who waits for a slot
     slots.pxi        who holds which slot
     targets.pxi      what paths mean
     sender.pxi       a connection's answers in order, bytes out
@@ -28,6 +29,7 @@ Invariants
 """
 
 from collections import deque
+from heapq import heappop, heappush
 from urllib.parse import unquote_to_bytes
 
 cimport cython
@@ -46,6 +48,7 @@ from arena cimport (
     arena_class_of,
     arena_init,
     arena_lease,
+    arena_lease_within,
     arena_next_period,
     arena_offset,
     arena_release,
@@ -143,6 +146,18 @@ from ring cimport (
     load_relaxed,
     store_relaxed,
 )
+from turns cimport (
+    LINE_LARGE,
+    LINE_SMALL,
+    LINE_WHOLE,
+    LINES,
+    TURN_NOBODY,
+    TurnHead,
+    Turns,
+    turns_has_share,
+    turns_init,
+    turns_is_due,
+)
 from access cimport access_granted
 from note cimport (
     TRACE_FLAGS_AT,
@@ -209,6 +224,7 @@ cdef enum:
 include "tally.pxi"
 include "note.pxi"
 include "exchange.pxi"
+include "lines.pxi"
 include "slots.pxi"
 include "targets.pxi"
 include "sender.pxi"
@@ -229,7 +245,6 @@ cdef class Frontend(Routes):
     wake: (model's index) says that it has requests and no worker.
     """
 
-    cdef uint64_t next_id
     cdef HttpLimits limits
     cdef ResponseDate date
     cdef uint8_t *read_buffer
@@ -293,7 +308,9 @@ cdef class Frontend(Routes):
         self.routes = {}
         self.tallies = Tallies()
         self.connections = set()
-        self.starving = deque()
+        self.surplus_slot = ARENA_NONE
+        turns_init(&self.turns, arena_bytes)
+        self.lines = [[] for _ in range(LINES)]
         self.needs = []
         self.dirty = []
         self.used = []
@@ -303,10 +320,13 @@ cdef class Frontend(Routes):
         self.spin_ns = <uint64_t>limits["spin_us"] * 1000
         self.set_limits(limits)
         self.swept_ns = monotonic_ns()
-        self.incomplete_most = arena_bytes // 2
         self.too_large_text = b"the body is longer than %d bytes (HEADRACE_MAX_REQUEST); raise it or send less" % self.max_request
         self.execution_text = self.common = b""
         self.cache_length = 0
+        self.retry_s = 1
+        self.full_text = render_error(503, "the model's queue is full (HEADRACE_QUEUE); try again later")
+        self.full_together_text = render_error(
+            503, "the queues of all models together are full (HEADRACE_QUEUE_TOTAL); try again later")
         self.set_health(503, "Starting")
         self.set_readiness(503, b"{}\n")
         self.set_token(b"", False)
@@ -383,7 +403,7 @@ cdef class Frontend(Routes):
         cdef Connection connection
         self.is_draining = True
         for connection in list(self.connections):
-            if connection.state == HEAD and connection.first is None and not connection.is_in_head:
+            if connection.state == HEAD and connection.first is None and not connection.is_in_head and not connection.place:
                 connection.linger()
             elif connection.last is not None:
                 connection.last.keep_alive = False
@@ -409,7 +429,7 @@ cdef class Frontend(Routes):
                     self.answer_error(exchange, 503, text)
                 exchange = exchange.next
             if connection.transport is not None and connection.state < LINGER and (
-                    connection.filling is not None or connection.is_in_head or connection.is_starving):
+                    connection.filling is not None or connection.is_in_head or connection.place):
                 connection.refuse(503, b"the server ends; try again")
                 connection.flush()
         self.flush_dirty()
@@ -462,8 +482,11 @@ cdef class Frontend(Routes):
         cdef uint64_t now = monotonic_ns()
         self.now_ns = now
         self.drain()
+        self.retry_s = 1
         for route in self.routes.values():
             route.learn_rate((now - self.swept_ns + 1) / 1e9)
+            if route.in_flight:
+                self.retry_s = max(self.retry_s, route.retry_after_s())
             if route.waiting:
                 route.waiting = deque([exchange for exchange in route.waiting if (<Exchange>exchange).state == QUEUED])
         self.swept_ns = now
@@ -509,7 +532,8 @@ cdef class Frontend(Routes):
             "links": self.links_in_use(),
             "arena_committed_bytes": self.arena.committed_bytes,
             "arena_exhausted": self.arena.exhausted,
-            "incomplete_bytes": self.incomplete_bytes,
+            "incomplete_bytes": self.turns.incomplete_bytes[LINE_SMALL] + self.turns.incomplete_bytes[LINE_LARGE],
+            "waiting_for_slots": sum([(<Connection>connection).place != 0 for connection in self.connections]),
             "polls": self.polls,
             "parks": self.parks,
             "bells": self.bells,

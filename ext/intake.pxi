@@ -17,6 +17,10 @@ cdef class Intake(Sender):
     cdef bint is_expecting      # the client waits for 100 Continue
     cdef Exchange filling
     cdef uint64_t remaining
+    cdef int line               # that it waits in for a slot
+    cdef uint64_t needed_bytes  # of the slot
+    cdef uint64_t asked_ns      # when its request began to wait
+    cdef int incomplete_line
     cdef uint64_t incomplete_bytes  # what this connection's unfinished body counts against the arena's share
     cdef HttpChunks chunks
     cdef bytearray collected
@@ -35,7 +39,7 @@ cdef class Intake(Sender):
         cdef HttpPath path
         cdef object name
         cdef int target
-        exchange.arrival_ns = frontend.now_ns
+        exchange.arrival_ns = self.asked_ns if self.place else frontend.now_ns
         exchange.method = head.method
         exchange.kind = head.content_kind
         exchange.accept = head.accept_kind
@@ -207,7 +211,8 @@ cdef class Intake(Sender):
     cdef int end_behind_last(self) except -1:
         """No request behind the last one that was taken is looked at; with its answer the connection ends."""
         self.is_closing = True
-        self.is_in_head = self.is_expecting = self.is_starving = False
+        self.is_in_head = self.is_expecting = False
+        self.frontend.leave_line(<Connection>self)
         self.state = HEAD
         self.rest_length = 0
         if self.last is None:
@@ -239,6 +244,4 @@ cdef class Intake(Sender):
         return 0
 
     cdef int end_incomplete(self) except -1:
-        self.frontend.incomplete_bytes -= self.incomplete_bytes
-        self.incomplete_bytes = 0
-        return 0
+        return self.frontend.count_incomplete(<Connection>self, LINE_SMALL, 0)

@@ -17,7 +17,7 @@ cdef class Sender:
     cdef int fd                 # -1: the transport encrypts, and must do the sending
     cdef uint8_t state
     cdef bint is_blocked        # reading is paused, unparsed bytes wait: too many requests are unanswered, or the arena is full
-    cdef bint is_starving       # blocked for want of a slot
+    cdef uint64_t place         # in the line for a slot; 0: it waits for none
     cdef bint is_paused         # the transport still has bytes of ours to send
     cdef bint is_dirty          # answers became ready
     cdef bint saw_eof
@@ -165,12 +165,13 @@ cdef class Sender:
     cdef int linger(self) except -1:
         """No more answers: says so, then reads until the peer has them all, so that a reset does not overtake them."""
         self.state = LINGER
+        self.frontend.leave_line(<Connection>self)
         self.deadline_ns = monotonic_ns() + LINGER_NS
         if self.saw_eof or not self.transport.can_write_eof():
             self.transport.close()
             return 0
         self.transport.write_eof()
         if self.is_blocked:
-            self.is_blocked = self.is_starving = False
+            self.is_blocked = False
             self.transport.resume_reading()
         return 0

@@ -17,6 +17,7 @@ cdef struct Lease:
     uint8_t holds
     bint is_granted         # this one was granted for the answer of its partner
     bint is_in_need         # a larger slot was asked for: once is enough
+    uint64_t small_bytes    # what it counts among the slots of small requests
 
 cdef struct Link:
     RingPair *pair
@@ -48,7 +49,7 @@ cdef class SlotView:
         self.frontend.free_if_idle(self.slot)
 
 
-cdef class Slots:
+cdef class Slots(Lines):
     """The books of the arena: which slot is leased to which exchange, which worker has it, which buffers are out."""
 
     cdef SegmentHeader *header
@@ -63,10 +64,9 @@ cdef class Slots:
     cdef uint32_t *busy             # workers that hold slots
     cdef uint32_t busy_count
     cdef HttpHead head              # the one that was parsed last
+    cdef uint32_t surplus_slot      # that was leased over the arena's limit; ARENA_NONE: there is none
     cdef uint64_t max_request
-    cdef uint64_t incomplete_bytes  # slots whose bodies are still arriving
     cdef uint64_t copied_bytes      # of bodies and answers, in user space
-    cdef uint64_t incomplete_most
 
     def __dealloc__(self):
         if self.base is not NULL:
@@ -92,6 +92,14 @@ cdef class Slots:
             slot = arena_lease(&self.arena, needed)
         return slot
 
+    cdef uint32_t lease_for_answer(self, uint64_t needed) except? 0xfffffffe:
+        """A slot for an answer: one at a time may go over the arena's limit. Else requests that hold the whole arena, and all need
+        room for their answers, would wait for each other."""
+        cdef uint32_t slot = self.lease(needed)
+        if slot == ARENA_NONE and self.surplus_slot == ARENA_NONE:
+            slot = self.surplus_slot = arena_lease_within(&self.arena, needed, ~<uint64_t>0)
+        return slot
+
     cdef bint reclaim(self) except -1:
         """Gives all pages back that no leased slot needs."""
         cdef ArenaRange range_
@@ -110,31 +118,29 @@ cdef class Slots:
                 arena_trim_end(k)
         return found
 
-    cdef inline uint64_t incomplete_share(self, uint64_t length) noexcept:
-        """What incomplete bodies may hold together, when one of this length is among them. Small ones have a part that large
-        ones cannot take: most clients send head and body apart, and must not wait for slow uploads."""
-        return self.incomplete_most + (self.incomplete_most // 2 if length <= READ_BUFFER else 0)
-
     cdef bint lease_for(self, Exchange exchange, Connection connection, uint8_t *data, size_t behind, Route route) except -1:
-        """Leases a slot for a request whose head is complete, and puts the head at its end. False: there is none now."""
+        """Leases a slot for a request whose head is complete, and puts the head at its end. False: it has to wait in line."""
         cdef HttpHead *head = &self.head
         cdef uint64_t head_length = head.head_length - head.skipped
         cdef uint64_t added = exchange.note.head_added if exchange.note is not None else 0
         cdef uint64_t body = head.content_length
+        cdef uint64_t place = connection.place or self.next_id
         cdef uint64_t needed, capacity
-        cdef uint32_t slot
+        cdef uint32_t slot = ARENA_NONE
         cdef uint8_t *target
         cdef bint is_incomplete = body > behind or head.flags & HTTP_CHUNKED
+        cdef int line
         if head.flags & HTTP_CHUNKED:
             body = REST_STEP
         needed = align64(body) + align64(head_length + added) + route.room
-        if is_incomplete and self.incomplete_bytes and self.incomplete_bytes + needed > self.incomplete_share(body):
-            return False
-        slot = self.lease(needed)
+        line = LINE_LARGE if body > READ_BUFFER else LINE_SMALL if is_incomplete else LINE_WHOLE
+        if turns_is_due(&self.turns, line, place, needed):
+            slot = self.lease(needed)
         if slot == ARENA_NONE:
+            self.stand(connection, line, place, needed)
             return False
         capacity = self.slot_capacity(slot)
-        self.take_slot(exchange, slot)
+        self.take_slot(exchange, slot, 0 if line == LINE_LARGE else capacity)
         self.count_held(exchange, capacity)
         exchange.slot = slot
         exchange.head_length = <uint32_t>(head_length + added)
@@ -143,26 +149,33 @@ cdef class Slots:
         if exchange.note is not None:
             exchange.note.pass_on(target, head_length + added)
         if is_incomplete:
-            connection.incomplete_bytes = capacity
-            self.incomplete_bytes += capacity
+            self.count_incomplete(connection, line, capacity)
         return True
 
     cdef bint grow(self, Connection connection, size_t more) except -1:
-        """Room for more of a chunked body: in its slot, or in one twice as large that it moves to. False: there is none now."""
+        """Room for more of a chunked body: in its slot, or in one twice as large that it moves to. False: it has to wait in line.
+
+        One that has grown large is not held up by others in line, for they may wait for what it has.
+        """
         cdef Exchange exchange = connection.filling
         cdef uint32_t slot = exchange.slot
-        cdef uint32_t larger
+        cdef uint32_t larger = ARENA_NONE
         cdef uint64_t capacity = self.slot_capacity(slot)
         cdef uint64_t needed = align64(exchange.body_length + more) + align64(exchange.head_length) + exchange.route.room
+        cdef uint64_t place = connection.place or exchange.request_id
+        cdef uint64_t own = connection.incomplete_bytes
+        cdef int line = LINE_LARGE if exchange.body_length + more > READ_BUFFER else LINE_SMALL
         cdef uint8_t *target
         if needed <= capacity:
             return True
         needed = min(max(needed, 2 * capacity), align64(self.max_request) + align64(exchange.head_length) + exchange.route.room)
-        if (self.incomplete_bytes - connection.incomplete_bytes
-                and self.incomplete_bytes + needed > self.incomplete_share(exchange.body_length + more)):
-            return False
-        larger = self.lease(needed)
+        self.turns.incomplete_bytes[connection.incomplete_line] -= own
+        if (turns_has_share(&self.turns, line, needed) if connection.incomplete_line == LINE_LARGE
+                else turns_is_due(&self.turns, line, place, needed)):
+            larger = self.lease(needed)
+        self.turns.incomplete_bytes[connection.incomplete_line] += own
         if larger == ARENA_NONE:
+            self.stand(connection, line, place, needed)
             return False
         needed = self.slot_capacity(larger)
         target = self.slot_start(larger)
@@ -171,16 +184,20 @@ cdef class Slots:
         exchange.tally.counts.copied_bytes += exchange.body_length
         memcpy(target + needed - align64(exchange.head_length),
                self.slot_start(slot) + capacity - align64(exchange.head_length), exchange.head_length)
-        self.take_slot(exchange, larger)
+        self.take_slot(exchange, larger, 0 if line == LINE_LARGE else needed)
         self.count_held(exchange, needed - capacity)
         self.exchange_let_go(slot)
         exchange.slot = larger
-        self.incomplete_bytes += needed - connection.incomplete_bytes
-        connection.incomplete_bytes = needed
+        self.count_incomplete(connection, line, needed)
+        if connection.place:
+            self.leave_line(connection)
+            connection.deadline_ns = connection.frontend.now_ns + connection.frontend.body_timeout_ns
         return True
 
-    cdef int take_slot(self, Exchange exchange, uint32_t slot) except -1:
+    cdef int take_slot(self, Exchange exchange, uint32_t slot, uint64_t small_bytes) except -1:
         cdef Lease *lease = &self.leases[slot]
+        lease.small_bytes = small_bytes
+        self.turns.small_bytes += small_bytes
         lease.exchange = <void *>exchange
         lease.holds = HOLD_EXCHANGE
         lease.partner = ARENA_NONE
@@ -215,8 +232,12 @@ cdef class Slots:
         cdef Lease *lease = &self.leases[slot]
         if lease.holds == 0 and lease.exports == 0:
             lease.generation += 1
+            self.turns.small_bytes -= lease.small_bytes
+            lease.small_bytes = 0
             if lease.partner != ARENA_NONE:
                 self.leases[lease.partner].partner = ARENA_NONE
+            if slot == self.surplus_slot:
+                self.surplus_slot = ARENA_NONE
             if not arena_release(&self.arena, slot):
                 raise AssertionError(f"slot {slot} was not leased")
         return 0

@@ -28,6 +28,7 @@ from headrace._codec import RowBuffer, encode_csv, json_into, npy_into, view_npy
 from headrace._frontend import INFERENCE, Frontend
 from headrace._memory import create_board, create_segment, largest_slot
 from headrace._worker import Port
+from headrace.frontend import render_error
 
 HERE = Path(__file__).parent
 EXT = HERE.parents[1] / "ext"
@@ -200,7 +201,7 @@ class Loopback:
         self.frontend = Frontend(
             self.loop,
             *(board, segment, bell, 64 * MIB, largest, limits),
-            lambda status, text: text.encode(),
+            render_error,
             lambda *asked: None,
             _unexpected,
             _unexpected,
@@ -240,6 +241,18 @@ class Loopback:
                 await asyncio.sleep(0)
         return answer
 
+    def refused(self, request: bytes, n: int) -> bytes:
+        """The last of n answers that the frontend gives by itself."""
+        return self.loop.run_until_complete(self._refused(request, n))
+
+    async def _refused(self, request: bytes, n: int) -> bytes:
+        answer = b""
+        for _ in range(n):
+            self.client.sendall(request)
+            while not (answer := self._received()):
+                await asyncio.sleep(0)
+        return answer
+
     def _received(self) -> bytes:
         try:
             return self.client.recv(MIB)
@@ -255,6 +268,20 @@ def loopback(model: str) -> Loopback:
 
 def _unexpected(*what: object) -> Any:
     raise BenchError(f"this should not have happened: {what}")
+
+
+def refusal() -> Operation:
+    """A request whose model has as many under way as it may: 503 from its head alone, the body thrown away."""
+    request = head("POST /models/full/invoke HTTP/1.1\nHost: t\nContent-Length: 64\n") + b"x" * 64
+    way = loopback("echo")
+    way.frontend.set_route("full", 2, [], 0, 60_000, False)
+
+    def run(n: int) -> None:
+        answer = way.refused(request, n)
+        if not answer.startswith(b"HTTP/1.1 503 "):
+            raise BenchError(f"it was not refused: {answer[:200]!r}")
+
+    return run
 
 
 def path(model: str, content_type: str, body: bytes) -> Operation:
@@ -290,6 +317,7 @@ OPERATIONS: Mapping[str, Callable[[], Operation]] = {
     "batch of 32": batch_adjacent,
     "gather of 32 npy": npy_gather,
     "request, echo 64 bytes": lambda: path("echo", "application/json", b'{"text": "' + b"x" * 52 + b'"}'),
+    "request, refused for a full queue": refusal,
     "request, mlp 256 numbers": lambda: path(
         "mlp", "application/json", json.dumps({"instances": numbers(1, 256).tolist()}).encode()
     ),

@@ -1,3 +1,5 @@
+from collections.abc import Mapping
+
 class Arena:
     def __init__(self, limit_bytes: int, largest: int) -> None: ...
     def lease(self, size: int) -> int | None: ...
@@ -13,3 +15,19 @@ class Arena:
     def exhausted(self) -> int: ...
     @property
     def classes(self) -> list[dict[str, int]]: ...
+
+WHOLE: int
+SMALL: int
+LARGE: int
+
+def is_due(
+    heads: Mapping[int, tuple[int, int]],
+    line: int,
+    place: int,
+    needed: int,
+    *,
+    arena: int,
+    small: int = 0,
+    incomplete_small: int = 0,
+    incomplete_large: int = 0,
+) -> bool: ...

@@ -2,9 +2,11 @@
 
 import socket
 import time
+from collections import deque
 
 import pytest
 from rig import MIB, WATCHDOG_S, Client, Rig, rigged, wait_until
+from wire import GRANT, NEED
 
 LARGE = b"l" * 400_000
 
@@ -25,9 +27,11 @@ def fill(rig: Rig):
 
 def starving(rig: Rig, client: Client) -> Client:
     """Has the client send what there is no room for, and waits until the frontend knows."""
-    before = rig.stats()["arena_exhausted"]
-    client.post(LARGE)
-    wait_until(lambda: rig.stats()["arena_exhausted"] > before, "there was room")
+    return in_line(rig, client.post(LARGE))
+
+
+def in_line(rig: Rig, client: Client, before: int = 0) -> Client:
+    wait_until(lambda: rig.stats()["waiting_for_slots"] == before + 1, "there was room")
     return client
 
 
@@ -58,6 +62,93 @@ def test_should_let_small_bodies_arrive_where_a_large_one_holds_the_share_of_inc
         rig.peers[0].echo(rig.peers[0].take())
         assert client.answer()[2] == b"small"
         slow.reset()
+
+
+def test_should_keep_a_request_s_place_until_it_has_its_slot():
+    """One that was tried in vain went to the end of the line."""
+    with scarce() as rig:
+        (first, entry), (second, other) = fill(rig)
+        older = in_line(rig, rig.connect().post(b"o" * 400_000))
+        younger = in_line(rig, rig.connect().post(b"y" * 400_000), 1)
+        for _ in range(3):  # a slot that is too small for them comes and goes
+            small = rig.connect().post(b"small")
+            rig.peers[0].echo(rig.peers[0].take())
+            assert small.answer()[2] == b"small"
+        rig.peers[0].echo(entry)
+        assert first.answer()[2] == LARGE
+        entry = rig.peers[0].take()
+        assert rig.peers[0].body(entry)[:1] == b"o"
+        rig.peers[0].echo(other)
+        rig.peers[0].echo(entry)
+        rig.peers[0].echo(rig.peers[0].take())
+        assert [client.answer()[2][:1] for client in (second, older, younger)] == [b"l", b"o", b"y"]
+
+
+def test_should_serve_a_large_one_however_many_small_ones_follow():
+    """Each slot that became free was taken by the next small one, for as long as such came."""
+    with scarce() as rig:
+        peer, clients, held = rig.peers[0], [], deque()
+
+        def ask(number: int) -> None:
+            clients[number].post(b"%06d" % number + bytes(60_000))
+
+        def settle(count: int) -> None:
+            """Until each of so many requests is at the worker or in line."""
+            wait_until(
+                lambda: len(held) + peer.waiting() + rig.stats()["waiting_for_slots"] == count, "one is not there"
+            )
+            while peer.waiting():
+                held.append(peer.take())
+
+        while not rig.stats()["waiting_for_slots"]:
+            clients.append(rig.connect())
+            ask(len(clients) - 1)
+            settle(len(clients))
+        large = rig.connect().post(LARGE)
+        settle(len(clients) + 1)
+        for _ in range(3 * len(clients)):
+            number = int(peer.body(held[0])[:6])
+            peer.echo(held.popleft())
+            assert clients[number].answer()[0] == 200
+            ask(number)  # and so on, without an end
+            settle(len(clients) + 1)
+            if held[-1].body_length == len(LARGE):
+                break
+        assert held[-1].body_length == len(LARGE)
+        peer.echo(held.pop())
+        assert large.answer()[2] == LARGE
+        while rig.stats()["unanswered"] or rig.stats()["waiting_for_slots"]:
+            if held or peer.waiting():
+                peer.echo(held.popleft() if held else peer.take())
+
+
+def test_should_find_room_for_answers_although_requests_hold_the_whole_arena():
+    """Each waited for the others' slots, until all were answered 504."""
+    with scarce() as rig:
+        taken = fill(rig)
+        for _, entry in taken:
+            rig.peers[0].publish(entry, op=NEED, body_length=400_000)
+        for client, entry in taken:
+            grant = rig.peers[0].take()
+            assert (grant.op, grant.request_id) == (GRANT, entry.request_id)
+            rig.peers[0].write(grant, 0, b"z" * 400_000)
+            rig.peers[0].publish(grant, body_length=400_000)
+            assert client.answer()[2] == b"z" * 400_000
+
+
+def test_should_count_the_time_in_line_against_the_deadline():
+    with scarce() as rig:
+        (first, entry), (second, other) = fill(rig)
+        client = in_line(rig, rig.connect().post(LARGE, "x-headrace-timeout-ms: 60"))
+        end = time.monotonic() + 0.08
+        wait_until(lambda: time.monotonic() > end, "no time passes")
+        rig.peers[0].echo(entry)
+        late = rig.peers[0].take()
+        assert late.deadline_ns < time.monotonic_ns()
+        assert client.answer()[0] == 504
+        for each in (late, other):
+            rig.peers[0].echo(each)
+        assert [one.answer()[2] for one in (first, second)] == [LARGE, LARGE]
 
 
 HALF = b"POST /models/m/invoke HTTP/1.1\r\nhost: t\r\ncontent-length: 4\r\n\r\nab"
@@ -192,6 +283,24 @@ def test_should_answer_a_request_once_though_its_discarded_body_never_ends(rest)
         client = rig.connect().send(b"POST /models/none/invoke HTTP/1.1\r\nhost: t\r\n" + rest)
         assert client.answer()[0] == 404
         assert client.ends()
+
+
+def test_should_turn_away_connections_past_the_limit_and_serve_those_within():
+    with rigged(max_connections=3) as rig:
+        clients = [rig.connect() for _ in range(3)]
+        wait_until(lambda: rig.stats()["connections"] == 3, "not connected")
+        surplus = rig.connect()
+        status, fields, body = surplus.answer()
+        assert (status, fields["connection"], "retry-after" in fields) == (503, "close", True)
+        assert b"HEADRACE_MAX_CONNECTIONS" in body
+        assert surplus.ends()
+        for number, client in enumerate(clients):
+            client.post(b"%d" % number)
+            rig.peers[0].echo(rig.peers[0].take())
+            assert client.answer()[::2] == (200, b"%d" % number)
+        for client in (*clients, surplus):
+            client.reset()
+        wait_until(lambda: rig.stats()["connections"] == 0, "they are not missed")
 
 
 def test_should_read_no_further_while_one_connection_holds_many_bytes():
