@@ -136,14 +136,14 @@ cdef class Request:
 
     @property
     def is_abandoned(self):
-        """Whether nobody waits for the answer any more: the client is gone, or the deadline has passed."""
-        return (load_relaxed(&self.segment.marks[self.entry.slot].cancelled) == self.entry.request_id
+        """Whether nobody waits for the answer any more: the client or its frontend is gone, or the deadline has passed."""
+        return (self.segment.is_lost or load_relaxed(&self.segment.marks[self.entry.slot].cancelled) == self.entry.request_id
                 or monotonic_ns() > self.entry.deadline_ns)
 
     cdef bint begin(self, uint64_t now_ns) except -1:
         """Marks the request as begun. False when nobody waits for it any more: then it is given back at once."""
         cdef SlotMark *mark = &self.segment.marks[self.entry.slot]
-        if load_relaxed(&mark.cancelled) == self.entry.request_id:
+        if self.segment.is_lost or load_relaxed(&mark.cancelled) == self.entry.request_id:
             self.give_back(503)
         elif self.entry.deadline_ns < now_ns:
             self.fail(TimeoutError())

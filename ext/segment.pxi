@@ -13,6 +13,7 @@ cdef class Segment:
     cdef RingEnd submit
     cdef RingEnd complete
     cdef int eventfd
+    cdef bint is_lost  # its frontend is dead and has a successor with a segment of its own: nobody reads answers here
     cdef bint unrung  # completions were published since the frontend's doorbell was last looked at
     cdef object backlog  # completions that found the ring full, oldest first
 

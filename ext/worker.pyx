@@ -156,9 +156,11 @@ cdef class Port:
         """Maps a frontend's segment, in place of the one that an earlier frontend of that number had."""
         if frontend >= MAX_FRONTENDS:
             raise ValueError(f"frontend {frontend} is not below {MAX_FRONTENDS}")
-        self.segments[frontend] = Segment(segment_fd, eventfd, frontend, self.index)
+        cdef Segment segment = Segment(segment_fd, eventfd, frontend, self.index)
+        if self.segments[frontend] is not None:
+            (<Segment>self.segments[frontend]).is_lost = True  # what waits of it is dropped when its turn comes
+        self.segments[frontend] = segment
         self.in_need = {key: need for key, need in self.in_need.items() if (<Request>need[0]).segment in self.segments}
-        cdef Segment segment
         self.submit_count = 0
         for found in self.segments:
             if found is not None:

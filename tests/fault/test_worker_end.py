@@ -114,6 +114,15 @@ class FrontendEnd:
         self.port.settle(batch[1], RuntimeError("unanswered"))
         return seen
 
+    def succeed(self) -> None:
+        """The frontend has died: its successor has a segment of its own."""
+        self.memory.close()
+        os.close(self.segment_fd)
+        self.segment_fd = create_segment(0, ARENA, 1 << 18)
+        self.memory = mmap.mmap(self.segment_fd, 0)
+        self.submitted = self.completed = 0
+        self.port.attach(0, self.segment_fd, self.eventfd)
+
     def close(self) -> None:
         self.memory.close()
         os.close(self.segment_fd)
@@ -190,6 +199,42 @@ def test_should_not_begin_what_nobody_waits_for(end):
         int.from_bytes(end.memory[at + 8 : at + 16], "little") for at in range(MARKS_OFFSET, MARKS_OFFSET + 48, 16)
     ]
     assert begun == [0, 0, 3]
+
+
+def test_should_drop_what_a_dead_frontend_asked_for(end):
+    end.submit(0, b"begun")
+    _, (begun,) = end.port.next_batch(False)
+    end.submit(1, b"waits")
+    assert end.port.waiting(1) == 1
+    assert not begun.is_abandoned
+    end.succeed()
+    assert begun.is_abandoned
+    begun.reply(200, media.JSON, b"into nothing")
+    end.port.settle([begun], RuntimeError("unanswered"))
+    end.submit(1, b"wanted")
+    assert end.run() == [b"wanted"]
+    assert end.board.page(0)["dropped"] == 1
+
+
+def test_should_keep_a_view_of_a_dead_frontend_s_segment_and_then_let_it_go(end):
+    def mappings() -> int:
+        with open("/proc/self/maps") as maps:
+            return sum("headrace-segment" in line for line in maps)
+
+    before = mappings()
+    end.submit(0, b"held")
+    _, (request,) = end.port.next_batch(False)
+    view = request.body
+    request.reply(200, media.JSON, b"answer")
+    end.port.settle([request], RuntimeError("unanswered"))
+    del request
+    end.succeed()
+    end.submit(0, b"another's")  # in the same place of the new segment
+    assert end.run() == [b"another's"]
+    assert (bytes(view), mappings()) == (b"held", before + 2)
+    view.release()
+    del view
+    assert mappings() == before
 
 
 def test_should_tell_a_model_that_its_client_left(end):
