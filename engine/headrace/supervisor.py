@@ -131,7 +131,7 @@ class Supervisor:
             self._settings,
             self._drain_asked,
         )
-        self._watchdog = Watchdog(config, board, self._workers, self._reaper)
+        self._watchdog = Watchdog(config, self._registry, board, self._workers, self._reaper)
 
     async def run(self) -> int:
         """Start, serve, drain; returns the exit status."""

@@ -2,7 +2,8 @@
 
 The heartbeat is written by the loop that does the work (ext/layout.h: state, state_since_ns), never by a thread beside
 it, which would go on beating while the work is stuck. The callers have been answered by their frontend at their
-deadline; what waits behind the stuck batch is delivered again, to another worker or to the successor.
+deadline, which is their model's own; what waits behind the stuck batch is delivered again, to another worker or to the
+successor.
 """
 
 import asyncio
@@ -13,19 +14,21 @@ from headrace import log
 from headrace._memory import Board
 from headrace.children import Reaper
 from headrace.config import Config
+from headrace.registry import Registry
 from headrace.workers import Worker, Workers
 
 LOOK_S = 0.25
-GRACE_MS = 250  # beyond HEADRACE_TIMEOUT: time for answers under way
+GRACE_MS = 250  # beyond the model's time-out: time for answers under way
 TRACEBACK_S = 2.0  # between SIGABRT, which has the traceback printed, and SIGKILL
 
 _log = log.get("supervisor")
 
 
 class Watchdog:
-    def __init__(self, config: Config, board: Board, workers: Workers, reaper: Reaper) -> None:
+    def __init__(self, config: Config, registry: Registry, board: Board, workers: Workers, reaper: Reaper) -> None:
         self._config = config
-        self._limit_ns = 0  # at the last look
+        self._registry = registry
+        self._limit_ns = 0  # of the server's time-out, at the last look
         self._held_ns = 0  # a longer one, which held before, until the last request that it was promised to is through
         self._held_until_ns = 0
         self._board = board
@@ -46,8 +49,14 @@ class Watchdog:
             if worker.is_up and worker.pid not in self._ending:
                 page = self._board.page(worker.index)
                 busy_ns = now_ns - page["state_since_ns"]
-                if page["state"] == "running" and busy_ns > limit_ns:
+                if page["state"] == "running" and busy_ns > self._limit_of(page["state_model"], limit_ns):
                     self._end(worker, page["state_model"], busy_ns)
+
+    def _limit_of(self, index: int, servers_ns: int) -> int:
+        """How long a batch of the model with that index may run."""
+        model = self._registry.find(index)
+        own_ms = 0 if model is None else model.timeout_ms
+        return (own_ms + GRACE_MS) * 1_000_000 if own_ms else servers_ns
 
     def _limit(self, now_ns: int) -> int:
         before, self._limit_ns = self._limit_ns, (self._config.timeout_ms + GRACE_MS) * 1_000_000
