@@ -1,8 +1,8 @@
 """Soak: mixed traffic for minutes to hours while workers are killed and models come and go. `python -m bench.soak`.
 
 Every answer is verified. At the end there is a verdict, a JSON result and, where matplotlib is installed (the extra
-`bench`), the curves of memory, descriptors and slots as a PNG beside it. Exit status 0: nothing wrong, nothing lost,
-nothing refused, and the curves are flat.
+`bench`), the curves of memory, descriptors and slots as a PNG. Exit status 0: nothing wrong, nothing lost, nothing
+refused, and the curves are flat. One that is interrupted has no verdict, and ends its server.
 """
 
 import argparse
@@ -23,9 +23,11 @@ from typing import Any
 
 from bench import environment, procfs
 from bench.errors import BenchError
-from bench.traffic import Tally, client
+from bench.traffic import SHAPES, Tally, client
 
-RESULTS = Path(__file__).parent / "results"
+HERE = Path(__file__).parent
+RESULT = HERE / "results" / "soak.json"
+PICTURE = HERE.parent / "docs" / "soak.png"
 READY_S = 60.0
 SAMPLE_S = 1.0
 ECHO = """
@@ -50,7 +52,11 @@ class Soak:
         self.recoveries_ms: list[float] = []
         self.log = directory / "log"
         self.process = self._start()
-        self.port, self.management = self._wait()
+        try:
+            self.port, self.management = self._wait()
+        except BaseException:
+            self.stop()
+            raise
 
     def run(self) -> None:
         """The whole of it, and the server's end."""
@@ -104,7 +110,6 @@ class Soak:
         until = time.monotonic() + READY_S
         while " ready " not in (text := self.log.read_text()):
             if self.process.poll() is not None or time.monotonic() > until:
-                self.stop()
                 raise BenchError(f"the server did not come up:\n{text}")
             time.sleep(0.02)
         ports = dict(re.findall(r" (inference|management)=http://\S*?:(\d+)", text))
@@ -188,9 +193,12 @@ def _descriptors(pid: int) -> int:
         return 0
 
 
-def judge(samples: list[dict[str, float]], counts: dict[str, int]) -> list[str]:
-    """What is wrong with it, in words; nothing is what is wanted."""
+def judge(samples: list[dict[str, float]], counts: dict[str, int], has_kills: bool = True) -> list[str]:
+    """What is wrong with it, in words; nothing is what is wanted. A soak that did nothing is no soak either."""
     found = [f"{counts[kind]} {kind}" for kind in ("wrong", "lost", "refused", "stuck clients") if counts.get(kind)]
+    due = (*SHAPES, "vanished", "loads", *(["kills"] if has_kills else []))
+    if missing := [kind for kind in due if not counts.get(kind)]:
+        found.append(f"not done at all: {', '.join(missing)}")
     quarter = (len(samples) - 1) // 4
     for name, (factor, slack) in GROWTH.items():
         if quarter >= 3:
@@ -227,8 +235,24 @@ def plot(samples: list[dict[str, float]], path: Path) -> bool:
     return True
 
 
+def serving_ms(log: str) -> list[float]:
+    """How long after the notice of each worker's death its successor served again, loads included; ascending."""
+    return sorted(float(found) for found in re.findall(r" worker\.serving .*?\bafter_ms=(\S+)", log))
+
+
+def quantiles(ordered: list[float]) -> dict[str, float | None]:
+    """count, median, p99 and the largest."""
+    return {
+        "count": len(ordered),
+        "median": statistics.median(ordered) if ordered else None,
+        "p99": ordered[int(0.99 * (len(ordered) - 1))] if ordered else None,
+        "max": ordered[-1] if ordered else None,
+    }
+
+
 def main(words: list[str]) -> int:
     arguments = _parse(words)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the server is ended, whatever ends the soak
     with tempfile.TemporaryDirectory() as directory:
         try:
             soak = Soak(arguments, Path(directory))
@@ -241,30 +265,26 @@ def main(words: list[str]) -> int:
             status = soak.stop()
         log = soak.log.read_text()
     counts = dict(soak.tally.counts)
-    problems = judge(soak.samples, counts)
+    problems = judge(soak.samples, counts, bool(arguments.kill_every))
     problems += [f"the server ended with status {status}"] if status else []
     problems += [f"the log has {line}" for line in log.splitlines() if ".broke" in line or line.startswith("Traceback")]
-    recoveries = sorted(soak.recoveries_ms)
     result: dict[str, Any] = {
         "environment": environment.describe(["python", "-m", "bench.soak", *words]),
         "counts": counts,
         "slowest_ms": soak.tally.slowest_ms,
-        "recovery_ms": {
-            "count": len(recoveries),
-            "median": statistics.median(recoveries) if recoveries else None,
-            "p99": recoveries[int(0.99 * (len(recoveries) - 1))] if recoveries else None,
-        },
+        "kill_to_all_workers_ms": quantiles(sorted(soak.recoveries_ms)),
+        "notice_to_serving_ms": quantiles(serving_ms(log)),
         "problems": problems,
         "failures": soak.tally.failures,
         "samples": soak.samples,
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
-    picture = arguments.output.with_suffix(".png")
-    is_drawn = plot(soak.samples, picture)
+    arguments.output.write_text(json.dumps(result) + "\n")
+    is_drawn = plot(soak.samples, arguments.picture)
     print(f"soak: {arguments.seconds} s, {counts}")
-    print(f"soak: from a kill to all workers again {result['recovery_ms']} ms")
-    print(f"soak: {arguments.output}" + (f", {picture}" if is_drawn else "; no picture without matplotlib"))
+    print(f"soak: from a kill to all workers again {result['kill_to_all_workers_ms']} ms")
+    print(f"soak: from the notice of a death to serving again {result['notice_to_serving_ms']} ms")
+    print(f"soak: {arguments.output}" + (f", {arguments.picture}" if is_drawn else "; no picture without matplotlib"))
     for text in (*problems, *soak.tally.failures[:10]):
         print(f"soak: {text}")
     print("soak: FAILED" if problems else "soak: passed")
@@ -278,9 +298,14 @@ def _parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="[default: %(default)s]")
     parser.add_argument("--kill-every", type=float, default=1.0, help="seconds; 0 = never [default: %(default)s]")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--output", type=Path, default=RESULTS / "soak.json", help="[default: %(default)s]")
+    parser.add_argument("--output", type=Path, default=RESULT, help="[default: %(default)s]")
+    parser.add_argument("--picture", type=Path, default=PICTURE, help="of the curves [default: %(default)s]")
     return parser.parse_args(words)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        print("soak: interrupted; no verdict", file=sys.stderr)
+        sys.exit(130)

@@ -19,6 +19,7 @@ SIZES = (0, 1, 7, 64, 1000, 4096, 4097, 65_536, 300_000, 1_000_000)
 HUGE = (5_000_000, 20_000_000)
 HUGE_SHARE = 0.005
 PIPELINE = 8
+SHAPES = ("plain", "chunked", "pipelined", "one shot")  # and "vanishing", which gets no answer
 
 
 class Lost(Exception):
@@ -99,7 +100,7 @@ def client(port: int, model: str, number: int, seed: int, tally: Tally, is_over:
     count = 0
     while not is_over.is_set():
         count += 1
-        shape = dice.choice(("plain", "plain", "plain", "chunked", "pipelined", "one shot", "vanishing"))
+        shape = dice.choice(("plain", "plain", *SHAPES, "vanishing"))
         try:
             connection = connection or Connection(port)
             bodies = [_body(dice, noise, number, count, i) for i in range(PIPELINE if shape == "pipelined" else 1)]

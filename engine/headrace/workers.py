@@ -49,6 +49,7 @@ class Worker:
     output: WorkerOutput | None = None
     is_up: bool = False
     is_stuck: bool = False  # the watchdog ends it
+    lost_s: float = 0.0  # when the death of its process was noticed, on the loop's clock; 0: its successor serves
     retired: asyncio.Event = field(default_factory=asyncio.Event)
     keeper: "asyncio.Task[None] | None" = None
     is_recycled: bool = False  # its process was told to end, to be followed by a smaller one
@@ -284,8 +285,9 @@ class Workers:
         assert worker.death is not None
         if worker.retired.is_set():
             worker.retire()
-        work = [asyncio.create_task(self._listen(worker, worker.channel)), asyncio.ensure_future(self.on_up(worker))]
+        work = [asyncio.create_task(self._listen(worker, worker.channel)), asyncio.create_task(self._restore(worker))]
         await wait_for_death(worker.death)
+        worker.lost_s = worker.lost_s or asyncio.get_running_loop().time()
         worker.channel.close()  # its children may keep the other end open; calls must fail all the same
         for result in await asyncio.gather(*work, return_exceptions=True):
             if isinstance(result, BaseException):
@@ -325,6 +327,16 @@ class Workers:
             await self.on_down(worker)
             self._on_change()
         return death
+
+    async def _restore(self, worker: Worker) -> None:
+        """Give a successor what its predecessor had, and say how long nobody served that."""
+        up_s = asyncio.get_running_loop().time()
+        await self.on_up(worker)
+        if worker.lost_s and worker.is_up:
+            lost_s, worker.lost_s = worker.lost_s, 0.0
+            serving_s = asyncio.get_running_loop().time()
+            after_ms, loads_ms = round(1000 * (serving_s - lost_s), 1), round(1000 * (serving_s - up_s), 1)
+            _log.info("worker.serving", worker=worker.index, after_ms=after_ms, of_which_loads_ms=loads_ms)
 
     async def _listen(self, worker: Worker, channel: AsyncChannel) -> None:
         """A worker says what went wrong, besides replies; one that breaks the protocol is ended."""
