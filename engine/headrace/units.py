@@ -11,16 +11,16 @@ Every parse function raises ValueError with the forms that it would have taken; 
 """
 
 import re
-from fractions import Fraction
 
-_SIZE_UNITS = {
+_SIZE_UNITS: dict[str, int] = {
     "": 1,
     "b": 1,
     **{prefix + end: 1024**power for power, prefix in enumerate("kmgt", 1) for end in ("i", "ib")},
     **{prefix + end: 1000**power for power, prefix in enumerate("kmgt", 1) for end in ("", "b")},
 }
-_MS = {"us": Fraction(1, 1000), "ms": Fraction(1), "s": Fraction(1000), "m": Fraction(60_000), "h": Fraction(3_600_000)}
+_US = {"us": 1, "ms": 1000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000}
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_ONE = 1_000_000_000  # in billionths: a number has nine decimals at most
 _NUMBER = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([a-zA-Z]*)")  # ASCII digits only, and no sign
 
 SIZE_FORMS = (
@@ -35,15 +35,21 @@ def parse_size(text: str) -> int:
     found = _NUMBER.fullmatch(text.strip())
     if not found or found[2].lower() not in _SIZE_UNITS:
         raise ValueError(f"must be {SIZE_FORMS}")
-    return int(Fraction(found[1]) * _SIZE_UNITS[found[2].lower()])
+    return _scaled(found[1]) * _SIZE_UNITS[found[2].lower()] // _ONE
 
 
 def parse_duration_ms(text: str, unit: str) -> float:
     """Milliseconds; *unit* is what a bare number means. parse_duration_ms("10", "s") -> 10000.0."""
     found = _NUMBER.fullmatch(text.strip())
-    if not found or (found[2] or unit) not in _MS:
+    if not found or (found[2] or unit) not in _US:
         raise ValueError(f"must be {DURATION_FORMS} (a bare number: {unit})")
-    return float(Fraction(found[1]) * _MS[found[2] or unit])
+    return _scaled(found[1]) * _US[found[2] or unit] / (1000 * _ONE)
+
+
+def _scaled(number: str) -> int:
+    """The number times _ONE, exactly; by integers alone, else every process had `fractions` and `decimal` in memory."""
+    whole, _, rest = number.partition(".")
+    return int(whole + rest.ljust(9, "0"))
 
 
 def parse_bool(text: str) -> bool:

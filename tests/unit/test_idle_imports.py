@@ -18,7 +18,7 @@ example.show = show
 sys.exit(cli.main(["serve", "--port", "0", "--workers", "1", "--log-level", "WARNING"]))
 """
 # Of the standard library, and ours: what only a load, a download, an archive, a question or a command needs.
-HEAVY = "email http tarfile zipfile tempfile hashlib hmac secrets random psutil xml"
+HEAVY = "email http tarfile zipfile tempfile hashlib hmac secrets random psutil xml fractions decimal stringprep"
 OURS = "archive fetch openapi console client client_commands bench_command loadgen loaders template worker"
 
 
