@@ -181,7 +181,11 @@ def main(words: list[str]) -> int:
     parser.add_argument("--seconds", type=float, default=3, help="of each load [default: %(default)s]")
     parser.add_argument("--queues", type=int, nargs="+", default=[100, 1000], help="[default: %(default)s]")
     parser.add_argument("--output", type=Path, default=RESULT, help="[default: %(default)s]")
+    parser.add_argument("--show", action="store_true", help="print the table of what lies there, and measure nothing")
     arguments = parser.parse_args(words)
+    if arguments.show:
+        print(render(json.loads(arguments.output.read_text())))
+        return 0
     try:
         result = measure(arguments.rounds, arguments.seconds, arguments.queues)
     except BenchError as error:

@@ -79,7 +79,11 @@ def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser("bench.recovery", description="Kill the worker, and see how soon another serves.")
     parser.add_argument("--deaths", type=int, default=50, help="[default: %(default)s]")
     parser.add_argument("--output", type=Path, default=RESULT, help="[default: %(default)s]")
+    parser.add_argument("--show", action="store_true", help="print the table of what lies there, and measure nothing")
     arguments = parser.parse_args(words)
+    if arguments.show:
+        print(render(json.loads(arguments.output.read_text())))
+        return 0
     try:
         result = measure(arguments.deaths)
     except BenchError as error:

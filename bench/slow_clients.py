@@ -180,7 +180,11 @@ def main(words: list[str]) -> int:
     parser.add_argument("--seconds", type=float, default=12, help="of each load [default: %(default)s]")
     parser.add_argument("--per-s", type=float, default=200, help="requests of the normal client [default: %(default)s]")
     parser.add_argument("--output", type=Path, default=RESULT, help="[default: %(default)s]")
+    parser.add_argument("--show", action="store_true", help="print the table of what lies there, and measure nothing")
     arguments = parser.parse_args(words)
+    if arguments.show:
+        print(render(json.loads(arguments.output.read_text())))
+        return 0
     try:
         result = measure(arguments.count, arguments.rounds, arguments.seconds, arguments.per_s)
     except BenchError as error:
