@@ -105,19 +105,30 @@ class Admission:
                 async with self._lock:
                     await self._correct()
 
-    async def admit(self, model: Model, count: int) -> list[Reservation]:
-        """Room for *count* replicas. Raises OutOfMemory, with what is needed and what is free."""
+    async def admit(self, model: Model, count: int, extra: bool = False) -> list[Reservation]:
+        """Room for *count* replicas, each with an extra worker if so said. Raises OutOfMemory, with what is needed and
+        what is free."""
         async with self._lock:
-            needs = self._estimates(model, count)
+            needs = [each + extra * PROCESS_BYTES for each in self._estimates(model, count)]
             await self._make_room(model, sum(needs))
             return [self.budget.reserve(each) for each in needs]
 
-    def spare(self, model: Model) -> Reservation | None:
+    def spare(self, model: Model, extra: bool = False) -> Reservation | None:
         """Room for one more replica, where that leaves some free; None where nobody should go for it."""
-        each = self._estimate(model, is_first=False)
+        each = self._estimate(model, is_first=False) + extra * PROCESS_BYTES
         if self._lock.locked() or each + int(SPARE_SHARE * self.budget.capacity_bytes) > self.budget.free_bytes:
             return None
-        return self.budget.reserve(each)
+        reservation = self.budget.reserve(each)
+        reservation.may_evict = False
+        return reservation
+
+    def could_fit(self, model: Model, count: int) -> bool:
+        """Whether an empty server would have room for so many replicas and as many extra workers."""
+        return sum(self._estimates(model, count)) + count * PROCESS_BYTES <= self.budget.empty_bytes
+
+    def again(self, model: Model) -> Reservation:
+        """Room for a replica that has just given it up elsewhere."""
+        return self.budget.insist(self._estimate(model))
 
     async def settle(
         self, reservation: Reservation, model: Model, worker: Worker, grown_bytes: int, mapped_bytes: int
@@ -126,18 +137,21 @@ class Admission:
 
         Raises OutOfMemory when that is too much.
         """
-        if worker.owner:
-            grown_bytes = self._footprints.of_worker(worker.pid)
-        charge = max(CHARGE_LEAST, grown_bytes)
+        charge = needs = max(CHARGE_LEAST, grown_bytes)
+        if worker.owner:  # its end gives back all that its process has
+            charge = max(CHARGE_LEAST, self._footprints.of_worker(worker.pid))
+            needs = needs if worker.is_extra else charge
         estimate = reservation.bytes
         common = self.budget.shared_of(model.index)
         model.shared_bytes = self.weights.settle(model, mapped_bytes)
         self.budget.settle(reservation, model.index, charge)
-        self._learn(model, charge)
+        self._learn(model, needs)
         model.loaded_ns = time.monotonic_ns()
         if charge + model.shared_bytes - common > estimate and self.budget.free_bytes < 0:
             async with self._lock:
                 self.measure()
+                if not reservation.may_evict and self.budget.free_bytes < 0:
+                    raise self._refusal(model, 0, "and no other model is evicted for a further replica")
                 await self._make_room(model, 0)
 
     def cancel(self, reservations: Sequence[Reservation]) -> None:
@@ -307,7 +321,7 @@ class Admission:
         An interpreter gives an arena back when nothing is left in it, and pages of the template that were written to
         never. As long as another worker is up, so that the server is never without one.
         """
-        up = [worker for worker in self._workers.shared() if worker.is_up and not worker.is_recycled]
+        up = [worker for worker in self._workers.ordinary() if worker.is_up and not worker.is_recycled]
         empty = {worker.pid for worker in up if not self.budget.models_on(worker.index)}
         lasting, self._empty = self._empty & empty, empty
         for worker in up if len(up) > 1 else ():

@@ -1,6 +1,7 @@
 """A cheap look at a model's files, running none of its code: what placement and registration need to know."""
 
 import contextlib
+import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from headrace.model_settings import SETTINGS_FILE, parse_settings
 NATIVE = "model.py"
 FILES_MAX = 10_000  # that are added up
 READ_MAX = manifest.BYTES_MAX + 1  # bytes of a file that are looked at
+CODE_FILES_MAX, CODE_BYTES_MAX = 100, 1 << 20  # that are read to tell whether two models have the same code
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,33 @@ def size_bytes(path: str) -> int:
                 with contextlib.suppress(OSError):
                     total += entry.stat().st_size  # of what a link leads to: hubs link to shared files
     return total
+
+
+def code_digest(directory: str) -> bytes:
+    """Of the Python files in the directory and below, and of what they are called: models with the same code have the
+    same one. b"" when there is more code than is worth reading, or none can be read."""
+    digest, left = hashlib.blake2b(digest_size=16), CODE_BYTES_MAX
+    directories, count = [directory], 0
+    while directories:
+        place = directories.pop()
+        try:
+            entries = sorted(os.scandir(place), key=lambda entry: entry.name)
+            if len(entries) > FILES_MAX:
+                return b""
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    directories.append(entry.path)
+                elif entry.name.endswith((".py", SETTINGS_FILE)):
+                    with open(entry.path, "rb") as file:
+                        text = file.read(left + 1)
+                    count, left = count + 1, left - len(text)
+                    if left < 0 or count > CODE_FILES_MAX:
+                        return b""
+                    digest.update(b"%s\0%d\0" % (os.fsencode(os.path.relpath(entry.path, directory)), len(text)))
+                    digest.update(text)
+        except OSError:
+            return b""
+    return digest.digest() if count else b""
 
 
 def _artifact(read: Callable[[str], bytes | None], path: str) -> Artifact:

@@ -46,11 +46,13 @@ class _Ledger:
 
 @dataclass(slots=True, eq=False)
 class Reservation:
-    """Room for one replica of a model. ledger: of the worker whose memory it will be, None as long as that is open."""
+    """Room for one replica of a model. ledger: of the worker whose memory it will be, None as long as that is open;
+    may_evict: whether others go when the load takes more."""
 
     bytes: int
     ledger: _Ledger | None = None
     is_open: bool = True
+    may_evict: bool = True
 
 
 class Budget:

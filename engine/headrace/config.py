@@ -123,6 +123,24 @@ class Config:
         0,
         1000,
     )
+    loads: int = knob(
+        2,
+        "loads at once, besides those that are known to take a few milliseconds; the others wait for their turn",
+        "LOADS",
+        "int",
+        1,
+        1000,
+        shown="half of the usable cores, at least 2",
+    )
+    extra_workers: int = knob(
+        8,
+        "shared workers beyond `HEADRACE_WORKERS` that there may be for models whose load would hold up others; "
+        "0 = all are loaded where others are served",
+        "EXTRA_WORKERS",
+        "int",
+        0,
+        500,
+    )
     replica_idle_ms: int = knob(
         60_000,
         "time without use for one of its replicas after which a model gives one up",

@@ -7,13 +7,16 @@ Invariants
 3. A route names resident replicas only. Routes are computed when they are sent, and sent in the order in which things
    happened, so that the last one that a frontend saw is true.
 4. One work at a time is done on a model (Model.work): a scaling waits for a load to end, an unload cuts it short.
+5. A load goes to a worker that others are served by only if it is known to be cheap (lanes.py), or nobody is served
+   yet, or there can be no further worker. An extra worker ends with the last of its models.
 """
 
 import asyncio
+import contextlib
 import math
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from typing import Any
 
 from headrace import footprint, log, placement
@@ -35,6 +38,7 @@ from headrace.errors import (
 from headrace.frontends import Frontends
 from headrace.history import History
 from headrace.labels import Labels
+from headrace.lanes import Lanes
 from headrace.registry import Model, Registry, Replica, State
 from headrace.scaling import Scaling
 from headrace.workers import Worker, WorkerDied, Workers
@@ -62,6 +66,8 @@ class Deployment:
         frontends.on_wake = self.wake
         self.counts = Counts()
         self.labels = Labels(config.metrics_models)
+        self.lanes = Lanes(config.loads)
+        self.is_serving = False  # until the models of the start are loaded nobody can be held up
         self._reloads: set[asyncio.Task[None]] = set()
         self._config = config
         self._archives = archives
@@ -122,28 +128,33 @@ class Deployment:
         """
         charges = {model.index: self.admission.budget.charge_of(model.index) for model in models}
         for model in models:
+            await model.work.acquire()  # without a wait: whoever is at work is not evicted
+        try:
+            await self._evict(models, why)
+        finally:
+            for model in models:
+                model.work.release()
+        for model in models:
+            self.history.note(
+                "evicted", model.name, why, charges[model.index], _age_s(model.loaded_ns), _age_s(model.used_ns)
+            )
+
+    async def _evict(self, models: Sequence[Model], why: str) -> None:
+        for model in models:
             unused_ns = time.monotonic_ns() - max(model.used_ns, model.loaded_ns)
             self.counts.eviction_age_s.observe(unused_ns / 1e9)
             model.become(State.EVICTED, f"evicted {why}")
             for replica in model.replicas.values():
                 replica.become(State.UNLOADING)
         await asyncio.gather(*map(self.publish, models))
-        shared: dict[int, list[Model]] = {}
-        shrinking = []
+        by_worker: dict[int, list[Model]] = {}
         for model in models:
-            if model.isolation == "process":
-                shrinking.append(self._shrink(model, list(model.replicas)))
-            else:
-                for index in model.replicas:
-                    shared.setdefault(index, []).append(model)
-        await asyncio.gather(*shrinking, *(self._unload_from(index, batch) for index, batch in shared.items()))
-        for index, batch in shared.items():
+            for index in model.replicas:
+                by_worker.setdefault(index, []).append(model)
+        await self._leave(by_worker)
+        for index, batch in by_worker.items():
             for model in batch:
                 self._forget(model, index)
-        for model in models:
-            self.history.note(
-                "evicted", model.name, why, charges[model.index], _age_s(model.loaded_ns), _age_s(model.used_ns)
-            )
 
     async def recycle(self, worker: Worker) -> None:
         """Have a worker's process followed by a fresh one, for what it holds beyond its models. No request fails.
@@ -163,12 +174,11 @@ class Deployment:
         model.become(State.LOADING)
         started_s = asyncio.get_running_loop().time()
         try:
-            await self._grow(model, await self.admission.admit(model, model.least))
+            await self._add(model, model.least)
             if (own := model.info.get("replicas")) and not model.is_counted:
                 model.is_counted = True
                 model.least, model.most = self._within(model, own)
-                further = model.least - len(model.replicas)
-                await self._grow(model, await self.admission.admit(model, further) if further > 0 else [])
+                await self._add(model, model.least - len(model.replicas))
         except HeadraceError:
             await self._shrink(model, list(model.replicas))
             raise
@@ -212,6 +222,7 @@ class Deployment:
 
     def _end_loads(self, model: Model) -> None:
         """End the model's own workers that are not serving it yet. A shared worker goes on: others live there, too."""
+        self.lanes.dismiss(model)
         doomed = [worker for worker in self._workers.owned_by(model.index) if worker.index not in model.residents()]
         for worker in doomed:
             worker.retire()
@@ -227,15 +238,13 @@ class Deployment:
             raise ModelNotFound(f"Model not found: {model.name}")
         if model.state is State.FAILED:
             raise Conflict(f"Model {model.name} has failed: {model.reason}")
-        if model.state is State.EVICTED and model.replicas:
-            raise Conflict(f"Model {model.name} is being evicted; try again when it is done")
         least, most = self._within(model, (least, most))
         before, state = sorted(model.replicas), model.state
         wanted = min(most, max(least, 1, len(before)))
         model.state = State.LOADING
         try:
             if wanted > len(before):
-                await self._grow(model, await self.admission.admit(model, wanted - len(before)))
+                await self._add(model, wanted - len(before))
             surplus = before[wanted:]
             for worker in surplus:
                 model.replicas[worker].become(State.UNLOADING)
@@ -253,12 +262,15 @@ class Deployment:
     async def add_replica(self, model: Model, why: str) -> bool:
         """Load the model on one more worker, if memory is free for it; False when that did not work."""
         async with model.work:
-            room = self.admission.spare(model) if self._is_settled(model) else None
-            if room is None:
-                return True  # and maybe there is at the next look
+            if not self._is_settled(model):
+                return True
             before = list(model.replicas)
             try:
-                await self._grow(model, [room])
+                async with self._turn(model, 1) as goes_aside:
+                    room = self.admission.spare(model, goes_aside and model.isolation == "shared")
+                    if room is None:
+                        return True  # and maybe there is at the next look
+                    await self._grow(model, [room], goes_aside)
             except HeadraceError as error:
                 await self._shrink(model, [worker for worker in model.replicas if worker not in before])
                 if not model.is_leaving:
@@ -319,7 +331,7 @@ class Deployment:
             return
         if model.state is State.RESIDENT and not set(model.residents()) - {index}:
             try:
-                await self._grow(model, await self.admission.admit(model, 1))
+                await self._add(model, 1)
             except HeadraceError:
                 await self._shrink(model, [worker for worker in model.replicas if worker != index])
                 raise
@@ -352,6 +364,8 @@ class Deployment:
             if not worker.is_up:
                 return
             await self.publish(model)
+        if worker.is_extra and not worker.owner and not self._registry.on_worker(worker.index):
+            worker.retire()
 
     async def take_down(self, worker: Worker) -> None:
         """Note that a worker is gone: nothing is routed to it until its successor has the models again."""
@@ -366,13 +380,14 @@ class Deployment:
 
     async def _restore(self, model: Model, worker: Worker, replica: Replica) -> None:
         try:
-            await self._load_replica(model, worker, replica, self.admission.restore(model, worker.index))
+            room = self.admission.restore(model, worker.index)
+            await self._load_replica(model, worker, replica, room, is_aside=bool(worker.owner))
         except WorkerLost:
             replica.become(State.REGISTERED)  # and the next successor tries again
         except HeadraceError as error:
             why = f"not loaded on the successor of worker {worker.index}: {error}"
             self._note_failure(model, why, error)
-            if worker.owner:
+            if self._has_no_other(worker, [model]):
                 worker.retire()  # there is nothing that it could serve
             elif isinstance(error, OutOfMemory):  # it may be loaded, and too large
                 await self._unload_from(worker.index, [model])
@@ -393,10 +408,34 @@ class Deployment:
         if model.is_leaving:
             raise Conflict(f"Model {model.name} was unregistered while it was being loaded")
 
-    async def _grow(self, model: Model, reservations: Sequence[Reservation]) -> None:
+    async def _add(self, model: Model, count: int) -> None:
+        """Load on so many more workers. Raises as load() does; what was loaded then is the caller's to give up."""
+        if count > 0:
+            async with self._turn(model, count) as goes_aside:
+                extra = goes_aside and model.isolation == "shared"
+                await self._grow(model, await self.admission.admit(model, count, extra), goes_aside)
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, model: Model, count: int) -> AsyncIterator[bool]:
+        """Held while replicas are loaded; gives whether they go aside."""
+        if not self._goes_aside(model, count):
+            yield False
+            return
+        async with self.lanes.turn(model):
+            self._check_stays(model)
+            yield self._goes_aside(model, count)  # by now another of its kind may have been loaded
+
+    def _goes_aside(self, model: Model, count: int) -> bool:
+        if model.isolation == "process":
+            return True
+        if not self.is_serving or not self._config.extra_workers or self.lanes.is_cheap(model):
+            return False
+        return self.admission.could_fit(model, count)
+
+    async def _grow(self, model: Model, reservations: Sequence[Reservation], goes_aside: bool) -> None:
         """Add a replica for each reservation and load them; the first error is raised once all have come to an end."""
         try:
-            workers = await self._find_workers(model, len(reservations))
+            workers = await self._find_workers(model, len(reservations), goes_aside)
         except HeadraceError:
             self.admission.cancel(reservations)
             self._check_stays(model)
@@ -406,7 +445,7 @@ class Deployment:
         for worker, reservation in zip(workers, reservations, strict=False):
             replica = model.replicas[worker.index] = Replica(State.LOADING)
             self.admission.budget.place(reservation, worker.index)
-            loads.append(self._load_replica(model, worker, replica, reservation))
+            loads.append(self._load_replica(model, worker, replica, reservation, is_aside=bool(worker.owner)))
         results = await asyncio.gather(*loads, return_exceptions=True)
         self._check_stays(model)
         for result in results:
@@ -417,27 +456,45 @@ class Deployment:
                 raise ModelError(why)
             if isinstance(result, BaseException):
                 raise result
+        extras = [worker for worker in workers if worker.owner and worker.is_extra]
+        if extras and self.lanes.is_cheap(model):  # no need for a process of its own, now that this is known
+            indices = [worker.index for worker in extras]
+            await self._shrink(model, indices)
+            await self._grow(model, [self.admission.again(model) for _ in indices], goes_aside=False)
+        else:
+            for worker in extras:
+                self._workers.share(worker)
 
-    async def _find_workers(self, model: Model, count: int) -> list[Worker]:
+    async def _find_workers(self, model: Model, count: int, goes_aside: bool) -> list[Worker]:
         if model.isolation == "process":
-            results = await asyncio.gather(
-                *(self._workers.add_dedicated(model.index) for _ in range(count)), return_exceptions=True
-            )
-            for result in results:
-                if isinstance(result, BaseException):
-                    await self._workers.retire(self._unused(model), self._unload_s)
-                    raise result
-            return [result for result in results if isinstance(result, Worker)]
-        while not (up := [it for it in await self._workers.wait_for_shared(RESTART_S) if not it.is_recycled]):
+            return await self._fork(model, [self._workers.add_dedicated(model.index) for _ in range(count)])
+        extras = await self._fork(model, [self._workers.add_extra(model.index) for _ in range(count * goes_aside)])
+        if len(extras) == count:
+            return extras
+        while not (up := [it for it in await self._workers.wait_for_ordinary(RESTART_S) if not it.is_recycled]):
             await asyncio.sleep(POLL_S)  # the only one is about to be followed by another
+        if goes_aside:  # and there can be no further extra one: better hold up those whose own loads were slow
+            up = [it for it in self._workers.extras() if it.is_up and not it.owner and not it.retired.is_set()] or up
         free = [worker.index for worker in up if worker.index not in model.replicas]
         counts = {index: self.admission.budget.models_on(index) for index in free}
-        return [self._workers.by_index[index] for index in placement.choose_shared(count, counts)]
+        chosen = placement.choose_shared(count - len(extras), counts)
+        return extras + [self._workers.by_index[index] for index in chosen]
+
+    async def _fork(self, model: Model, births: Sequence[Awaitable[Worker | None]]) -> list[Worker]:
+        """The workers that come up for the model alone; those that may not be are left out. Raises the first error."""
+        results = await asyncio.gather(*births, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                await self._workers.retire(self._unused(model), self._unload_s)
+                raise result
+        return [result for result in results if isinstance(result, Worker)]
 
     def _unused(self, model: Model) -> list[Worker]:
         return [worker for worker in self._workers.owned_by(model.index) if worker.index not in model.replicas]
 
-    async def _load_replica(self, model: Model, worker: Worker, replica: Replica, room: Reservation) -> None:
+    async def _load_replica(
+        self, model: Model, worker: Worker, replica: Replica, room: Reservation, is_aside: bool
+    ) -> None:
         replica.become(State.LOADING)
         message: dict[str, Any] = {
             "op": "load",
@@ -446,6 +503,7 @@ class Deployment:
             "path": model.directory,
             "handler": model.handler,
             "options": {**model.options, "isolation": model.isolation},
+            "aside": is_aside,
         }
         pid = worker.pid
         try:
@@ -457,6 +515,7 @@ class Deployment:
             model.info = reply.get("info") or {}
             model.is_pinned = model.is_pinned or model.info.get("pinned") is True
             grown_bytes, mapped_bytes = int(reply.get("grown_bytes") or 0), int(reply.get("mapped_bytes") or 0)
+            self.lanes.learn(model, float(reply.get("held_ms") or 0), reply.get("is_first") is True)
             await self.admission.settle(room, model, worker, grown_bytes, mapped_bytes)
         finally:
             self.admission.cancel([room])
@@ -467,15 +526,28 @@ class Deployment:
 
     async def _shrink(self, model: Model, indices: Sequence[int]) -> bool:
         """Give up these replicas; when this returns their memory is free. False when a worker had to be ended."""
-        if model.isolation == "process":
-            doomed = {*indices, *(worker.index for worker in self._unused(model))}
-            workers = [worker for worker in self._workers.owned_by(model.index) if worker.index in doomed]
-            in_time = await self._workers.retire(workers, self._unload_s)
-        else:
-            in_time = all(await asyncio.gather(*(self._unload_from(index, [model]) for index in indices)))
+        unused = (worker.index for worker in self._unused(model))
+        in_time = await self._leave({index: [model] for index in (*indices, *unused)})
         for index in indices:
             self._forget(model, index)
         return in_time
+
+    async def _leave(self, models: Mapping[int, Sequence[Model]]) -> bool:
+        """Have workers, by index, give up these models. False when one had to be ended."""
+        ends, unloads = [], []
+        for index, leaving in models.items():
+            worker = self._workers.by_index.get(index)
+            if worker is not None and self._has_no_other(worker, leaving):
+                ends.append(worker)
+            else:
+                unloads.append(self._unload_from(index, leaving))
+        return all(await asyncio.gather(self._workers.retire(ends, self._unload_s), *unloads))
+
+    def _has_no_other(self, worker: Worker, models: Sequence[Model]) -> bool:
+        """Whether a worker that is there for these models only may end with them."""
+        if worker.owner or not worker.is_extra:
+            return bool(worker.owner)
+        return all(model in models for model in self._registry.on_worker(worker.index))
 
     def _forget(self, model: Model, index: int) -> None:
         """The replica on that worker is gone; the last one takes along what they had in common."""

@@ -56,7 +56,7 @@ class Health:
 
     def message(self) -> Message:
         """What a frontend has to know."""
-        shared = [worker.is_up for worker in self._workers.shared()]
+        shared = [worker.is_up for worker in self._workers.ordinary()]
         has_failed = any(model.is_default and model.state is State.FAILED for model in self._registry)
         if not any(shared) or not self.is_started or has_failed:
             status, text = 503, "Unhealthy"

@@ -101,6 +101,24 @@ def reset_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
+def give_way(yes: bool) -> None:
+    """Have all threads of this process wait for whoever else wants their core and has slept (SCHED_BATCH, sched(7)), or
+    be as any other again. Best effort: it takes no privilege, but a sandbox may know no such call."""
+    policy = os.SCHED_BATCH if yes else os.SCHED_OTHER
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(OSError):  # it has ended since
+            os.sched_setscheduler(int(thread), policy, os.sched_param(0))
+
+
+def waited_for_cores_ns() -> int:
+    """For how long this process's first thread could have run and had no core; 0 where the kernel does not say."""
+    try:
+        with open("/proc/self/schedstat", "rb") as file:
+            return int(file.read().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
 def prefer_for_oom(pid: int, score: int) -> None:
     """Make *pid* a likelier victim of the out-of-memory killer, if that is allowed: best effort."""
     try:

@@ -56,7 +56,7 @@ class Model:
     timeout_ms: of its requests, 0 for the server's.
     used_ns: its latest request, loaded_ns: the end of its last load (CLOCK_MONOTONIC; 0: none yet); in_flight: requests
     under way when frontends were last asked; needs_bytes: what a replica took when it was loaded last (0: not known);
-    shared_bytes: what its replicas have in common;
+    shared_bytes: what its replicas have in common; code: digest of its code and magnitude of its files (lanes.py);
     quarantine: why it is set aside now, and for how long; empty: it is not. work: held by whoever loads, scales or
     unloads it; is_leaving: it is to be unloaded, so what else is under way with it had better end.
     """
@@ -84,6 +84,7 @@ class Model:
     in_flight: int = 0
     needs_bytes: int = 0
     shared_bytes: int = 0
+    code: tuple[bytes, int] | None = None
     reason: str = ""
     quarantine: str = ""
     quarantined_for_s: float = 0.0

@@ -37,7 +37,7 @@ class Resizing:
         """Have *count* shared workers. Raises BootFailed, Overloaded, OutOfMemory and what else a load raises."""
         before = self._workers.plan
         self._workers.plan = affinity.plan(self._config.pin, count, self._config.frontends)
-        here = self._workers.shared()
+        here = self._workers.ordinary()
         try:
             if count > len(here):
                 await self._workers.add_shared(count - len(here))
@@ -82,8 +82,8 @@ class Resizing:
         """Move every process to where the plan has it, and size the workers' thread pools."""
         plan = self._workers.plan
         self._frontends.pin(plan.frontends)
-        places = list(zip(self._workers.shared(), plan.workers, plan.threads, strict=False))
-        dedicated = [worker for worker in self._workers.by_index.values() if worker.owner]
+        places = list(zip(self._workers.ordinary(), plan.workers, plan.threads, strict=False))
+        dedicated = [worker for worker in self._workers.by_index.values() if worker.owner or worker.is_extra]
         places += [(worker, plan.dedicated, plan.dedicated_threads) for worker in dedicated]
         moves = []
         for worker, cpus, threads in places:

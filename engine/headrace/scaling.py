@@ -100,7 +100,7 @@ class Scaling:
         task.add_done_callback(self._tasks.discard)
 
     def _most(self, model: Model) -> int:
-        return min(model.most, len(self._workers.shared())) if model.isolation == "shared" else model.most
+        return min(model.most, len(self._workers.ordinary())) if model.isolation == "shared" else model.most
 
     def _may_change(self, model: Model) -> bool:
         return (

@@ -268,6 +268,7 @@ class _Reading:
             "decode_input": lambda: not values["sagemaker"],
             "management_port": self._default_management_port,
             "management_host": lambda: values["host"] if self._is_one_port() else "127.0.0.1",
+            "loads": lambda: max(2, min(1000, cores // 2)),
             "workers": lambda: len(lists) or max(1, min(1000, cores - values["frontends"])),
             "memory_budget_bytes": lambda: machine.memory_limit_bytes(self.root) * 80 // 100,
             "eviction": lambda: "none" if values["multi_model"] else "lru",

@@ -188,6 +188,7 @@ class Supervisor:
         await asyncio.gather(self._nursery.start(), self._frontends.start(self._workers.plan.frontends))
         await self._workers.start_shared()
         await self._load_startup_models()
+        self._deployment.is_serving = True
         self._health.is_started = True
         self._health.tell()
         processes.give_memory_back()

@@ -8,6 +8,7 @@ import faulthandler
 import gc
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -73,6 +74,7 @@ class Worker:
         self.models: dict[int, loaders.Servable] = {}
         self.asked: dict[int, dict[str, Any]] = {}  # by model: options that it was loaded with
         self.is_stopping = False
+        self.has_loaded = False  # anything, ever
         log.observe(Reporter(self.channel.send).observe)
 
     def run(self) -> None:
@@ -141,6 +143,10 @@ class Worker:
     def load(self, message: Message, fds: list[int]) -> None:
         """fds: the store of weights that the model's replicas have in common, if it has one."""
         index = message["model"]
+        began_ns, waited_ns, is_first = time.monotonic_ns(), processes.waited_for_cores_ns(), not self.has_loaded
+        self.has_loaded = True
+        if message["aside"]:
+            processes.give_way(True)
         store = Store(fds[0]) if fds else None
         self.output.model = message["name"]
         self.port.loading(index)
@@ -153,6 +159,8 @@ class Worker:
             gc.collect()
             return
         finally:
+            if message["aside"]:
+                processes.give_way(False)
             self.port.idle()
             close_descriptors(fds)
             if store is not None:
@@ -161,6 +169,7 @@ class Worker:
         self.port.serve(index, servable)
         gc.collect(1)  # what the load left behind; see FULL_COLLECTION for the rest
         grown = max(0, footprint.anonymous_bytes(os.getpid()) - before)
+        held_ns = time.monotonic_ns() - began_ns - (processes.waited_for_cores_ns() - waited_ns)
         self.channel.reply(
             message,
             info={
@@ -169,6 +178,8 @@ class Worker:
                 "replicas": servable.settings.replicas if isinstance(servable, NativeServable) else None,
             },
             grown_bytes=grown,
+            held_ms=held_ns / 1e6,  # as it would have been with a core to itself
+            is_first=is_first,
             mapped_bytes=store.mapped_bytes if store is not None else 0,
         )
 

@@ -30,6 +30,7 @@ from headrace.settings import changeable
 from headrace.worker_output import WorkerOutput
 
 HELLO_S = 10.0
+INDICES_LEFT = 100  # of workers, that extra ones leave to those that models must have
 OOM_SCORE = 300  # above the supervisor's and the frontends', which cannot be replaced without loss
 
 _log = log.get("supervisor")
@@ -37,12 +38,16 @@ _log = log.get("supervisor")
 
 @dataclass(slots=True, eq=False)
 class Worker:
-    """One index, and the process that has it now. owner: index of the model that has it to itself; 0: shared."""
+    """One index, and the process that has it now. owner: index of the model that has it to itself; 0: shared.
+
+    is_extra: forked for a load that would hold up others; it is that model's own until it is loaded, then shared.
+    """
 
     index: int
     cpus: tuple[int, ...] | None
     threads: int
     owner: int = 0
+    is_extra: bool = False
     pid: int = 0
     channel: AsyncChannel | None = None
     death: "asyncio.Future[Death] | None" = None
@@ -122,12 +127,20 @@ class Workers:
         self._frontends = frontends
         self._on_change = on_change
         self._on_fatal = on_fatal
-        self._came_up = asyncio.Event()  # while any shared one is up
+        self._came_up = asyncio.Event()  # while any ordinary one is up
 
     def shared(self) -> list[Worker]:
         """Those that models are loaded on, by index."""
         shared = (worker for worker in self.by_index.values() if not worker.owner and not worker.is_leaving)
         return sorted(shared, key=lambda worker: worker.index)
+
+    def ordinary(self) -> list[Worker]:
+        """The shared ones that are always there: as many as HEADRACE_WORKERS."""
+        return [worker for worker in self.shared() if not worker.is_extra]
+
+    def extras(self) -> list[Worker]:
+        """Those beyond, and those about to be."""
+        return [worker for worker in self.by_index.values() if worker.is_extra]
 
     def owned_by(self, model: int) -> list[Worker]:
         return [worker for worker in self.by_index.values() if worker.owner == model]
@@ -148,10 +161,10 @@ class Workers:
     def up(self) -> list[int]:
         return [worker.index for worker in self.by_index.values() if worker.is_up]
 
-    async def wait_for_shared(self, timeout_s: float) -> list[Worker]:
-        """The shared workers that are up, once there is one. Raises WorkerLost when none comes up in time."""
+    async def wait_for_ordinary(self, timeout_s: float) -> list[Worker]:
+        """The ordinary workers that are up, once there is one. Raises WorkerLost when none comes up in time."""
         until_s = asyncio.get_running_loop().time() + timeout_s
-        while not (up := [worker for worker in self.shared() if worker.is_up]):
+        while not (up := [worker for worker in self.ordinary() if worker.is_up]):
             try:
                 await asyncio.wait_for(self._came_up.wait(), until_s - asyncio.get_running_loop().time())
             except asyncio.TimeoutError:
@@ -167,7 +180,7 @@ class Workers:
 
     async def add_shared(self, count: int) -> list[Worker]:
         """So many more, up, each where the plan has it. Raises BootFailed, Overloaded; then none was added."""
-        at, plan, added = len(self.shared()), self.plan, []
+        at, plan, added = len(self.ordinary()), self.plan, []
         try:
             for place in range(at, at + count):
                 index = placement.free_index(self.by_index, 0, WORKERS_MAX)
@@ -185,6 +198,22 @@ class Workers:
         worker = Worker(index, self.plan.dedicated, self.plan.dedicated_threads, owner=model)
         await self._add(worker)
         return worker
+
+    async def add_extra(self, model: int) -> Worker | None:
+        """A new worker to load that model in, up; share() it then. None when there are as many as may be, or nearly no
+        index is left. Raises BootFailed."""
+        taken = len(self.by_index)
+        if len(self.extras()) >= self._config.extra_workers or taken >= WORKERS_MAX - INDICES_LEFT:
+            return None
+        index = placement.free_index(self.by_index, self._config.workers, WORKERS_MAX)
+        worker = Worker(index, self.plan.dedicated, self.plan.dedicated_threads, owner=model, is_extra=True)
+        await self._add(worker)
+        return worker
+
+    def share(self, worker: Worker) -> None:
+        """An extra worker has loaded its model: others may come to it as well."""
+        worker.owner = 0
+        _log.info("worker.shared", worker=worker.index, pid=worker.pid)
 
     async def retire(self, workers: Sequence[Worker], timeout_s: float) -> bool:
         """End these workers for good: they answer what is queued. False when any was killed, after *timeout_s*."""
@@ -273,7 +302,7 @@ class Workers:
         worker.is_up = True
         # What has changed since the process was forked; from here on it is told as all are.
         channel.send({"op": "settings", "values": changeable(self._config)})
-        if not worker.owner:
+        if not worker.owner and not worker.is_extra:
             self._came_up.set()
         _log.info("worker.up", worker=worker.index, pid=worker.pid, cpus=worker.cpus, threads=worker.threads)
         await self._frontends.broadcast({"op": "worker", "worker": worker.index, "up": True})
@@ -306,7 +335,7 @@ class Workers:
             worker.output.close()
         was_up, worker.is_up, worker.death, worker.channel = worker.is_up, False, None, None
         is_recycled, worker.is_recycled = worker.is_recycled, False
-        if not any(other.is_up for other in self.shared()):
+        if not any(other.is_up for other in self.ordinary()):
             self._came_up.clear()
         if was_up:
             if death.is_clean and (worker.retired.is_set() or is_recycled):
