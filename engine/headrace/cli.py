@@ -33,6 +33,7 @@ _METAVARS = {
     "text": "TEXT",
     "field": "TEXT",
     "hosts": "HOST,...",
+    "models": "NAME=PATH,...",
 }
 _EPILOG = """\
 Sizes: 512, 512KiB or 512Ki, 2GiB, 64KB or 64k. Durations: 250ms, 10s, 2m; a bare number is in the unit that the setting
@@ -170,7 +171,9 @@ def serve_settings(arguments: argparse.Namespace) -> Settings:
     problems: list[str] = []
     choice = startup_models.Choice((), None, False, "")
     try:
-        choice = startup_models.choose(arguments.named, arguments.model_store, arguments.models, os.environ)
+        preload = {} if arguments.preload is None else {startup_models.PRELOAD: arguments.preload}
+        environ = {**os.environ, **preload}
+        choice = startup_models.choose(arguments.named, arguments.model_store, arguments.models, environ)
     except ConfigError as error:
         problems.append(str(error))
     try:

@@ -123,6 +123,14 @@ class Config:
         0,
         1000,
     )
+    preload: tuple[str, ...] = knob(
+        (),
+        "models, apart by commas, that are loaded before the server says that it is ready: `NAME=PATH`, or, of the "
+        "model store, `NAME=FILE`, `FILE` or `ALL`",
+        "PRELOAD",
+        "models",
+        shown="none",
+    )
     loads: int = knob(
         2,
         "loads at once, besides those that are known to take a few milliseconds; the others wait for their turn",
@@ -420,6 +428,7 @@ class Config:
                 **values,
                 "template_imports": tuple(values["template_imports"]),
                 "download_hosts": tuple(values["download_hosts"]),
+                "preload": tuple(values["preload"]),
                 "allowed_urls": tuple(values["allowed_urls"]),
                 "models": tuple(ModelSpec(**model) for model in values["models"]),
             }

@@ -171,7 +171,9 @@ class HandlerServable:
             return HandlerFailed(507, "Out of resources")
         text = self._isolation.traceback(exc)
         _log.error("handler.failed", model=self.name, request=members[0].id, requests=len(members), traceback=text)
-        return HandlerFailed(503, "Prediction failed")
+        failure = HandlerFailed(503, "Prediction failed")
+        failure.detail = text
+        return failure
 
     def _mismatch(self, results: Any, count: int) -> HandlerFailed | None:
         """The answer to results that are not one for each of *count* requests."""

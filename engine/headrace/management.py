@@ -328,7 +328,7 @@ class Management:
         isolation = placement.isolation_of(seen, handler or None, config.isolation)
         count = asked if asked > 0 else 0 if seen.replicas else config.workers_per_model
         least, most = placement.replicas_of(
-            seen, (count, count) if count else None, is_startup, isolation, config.workers
+            seen, (count, count) if count else None, is_startup and not config.multi_model, isolation, config.workers
         )
         return self._registry.register(
             name,

@@ -53,6 +53,7 @@ class Model:
     isolation: str | None = None  # "shared" or "process", a plain string, read before the code; None: the server's
     replicas: int | Sequence[int] | None = None  # a number, or [least, most] to follow load; None: the server's
     pinned: bool = False  # never evicted to make room for another
+    warm_up_request: dict[str, Any] | None = None  # {"body": ...} or {"file": ...}, answered before it is announced
     retry_members: bool = True  # run a batch that raised again, member by member, so that only the culprit fails
 
     def load(self, directory: Path) -> None:

@@ -106,7 +106,7 @@ def read_settings(
     store = arguments.model_store or file.model_store
     try:
         entries = arguments.models or file.models
-        if store is not None or entries:
+        if store is not None or entries or environ.get(startup_models.PRELOAD):
             choice = startup_models.choose((), store, entries, environ)
             models, store = tuple(map(file.complete, choice.models)), choice.store
     except ConfigError as error:

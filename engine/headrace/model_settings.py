@@ -32,6 +32,7 @@ class ModelSettings:
     replicas: tuple[int, int] | None  # least, most
     retry_members: bool
     pinned: bool
+    warm_up_request: dict[str, Any] | None = None  # see warm_up.py
 
     @classmethod
     def of(cls, model: type, directory: Path) -> "ModelSettings":
@@ -119,6 +120,16 @@ def _is_latency(value: Any) -> bool:
     return _is_delay(value) and value > 0
 
 
+def _is_warm_up(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and set(value) <= {"body", "file", "content_type", "times"}
+        and ("body" in value) != ("file" in value)
+        and all(isinstance(value[key], str) for key in ("body", "file", "content_type") if key in value)
+        and _is_count(value.get("times", 1))
+    )
+
+
 def _is_shape(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(_is_count(side) for side in value)
 
@@ -137,4 +148,9 @@ _CHECKS: dict[str, tuple[str, Any]] = {
     ),
     "pinned": ("true or false", lambda value: isinstance(value, bool)),
     "retry_members": ("true or false", lambda value: isinstance(value, bool)),
+    "warm_up_request": (
+        "a table with either `body`, a text, or `file`, a name in the model's directory, and, if need be, "
+        "`content_type` and `times`",
+        _is_warm_up,
+    ),
 }

@@ -391,7 +391,9 @@ class NativeServable:
                 if isinstance(exc, MemoryError):
                     request.fail(OutOfMemory(f"out of memory in model {self.name}, request {request.id}"))
                 else:
-                    request.fail(HeadraceError(f"internal error in model {self.name}, request {request.id}"))
+                    error = HeadraceError(f"internal error in model {self.name}, request {request.id}")
+                    error.detail = text
+                    request.fail(error)
         exc.__traceback__ = None  # a model may keep the exception, and would keep its arrays on shared memory with it
 
 

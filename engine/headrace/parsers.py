@@ -89,6 +89,7 @@ PARSERS: dict[str, Callable[[str, str], object]] = {
     "share": parse_share,
     "modules": parse_modules,
     "hosts": parse_hosts,
+    "models": lambda root, text: tuple(word for word in map(str.strip, text.split(",")) if word),
     "field": parse_field,
     "pin": parse_pin,
 }

@@ -3,6 +3,7 @@
     named on the command line   NAME=PATH ..., or --model-store DIR --models ALL|NAME=FILE|FILE ...
     else SageMaker's layout     multi-model mode: none yet, all by API; else the directory /opt/ml/model as `model`
     else the bundled example    digits
+    and, with all of them       HEADRACE_PRELOAD=ENTRY,... as for --models; instead of the bundled example
 
 SAGEMAKER_BASE_DIR stands for /opt/ml where it is set. Whatever is wrong is collected and raised as one ConfigError.
 """
@@ -18,6 +19,7 @@ from headrace import artifact, units
 from headrace.config import ModelSpec
 from headrace.errors import ConfigError, ModelError
 
+PRELOAD = "HEADRACE_PRELOAD"
 ARCHIVES = (".mar", ".model", ".zip", ".tar.gz", ".tgz", ".tar")
 BUNDLED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "digits")
 
@@ -36,17 +38,34 @@ def choose(named: Sequence[str], store: str | None, entries: Sequence[str], envi
     """named: NAME=PATH words; store: --model-store; entries: what --models lists."""
     if entries and store is None:
         raise ConfigError("--models needs --model-store DIR, the directory that they are taken from")
+    preload = [word for word in map(str.strip, environ.get(PRELOAD, "").split(",")) if word]
     if not named and store is None:
-        return _default(environ)
+        return _preloading(preload, _default(environ, needs_any=not preload))
     problems: list[str] = []
     models = [spec for word in named if (spec := _named(word, problems))]
     if store is not None:
         store = os.path.abspath(os.path.expanduser(store))
         if os.path.isdir(store):
             models += _from_store(store, entries, problems)
+            models += _from_store(store, preload, problems, PRELOAD)
         else:
             problems.append(f"--model-store {store}: no such directory")
+    else:
+        models += [spec for word in preload if (spec := _named(word, problems, PRELOAD))]
     return Choice(_distinct(models, problems), store, False, "the command line")
+
+
+def _preloading(preload: Sequence[str], choice: Choice) -> Choice:
+    """The choice with those models as well. There is no store that they could be relative to."""
+    problems: list[str] = []
+    models = [spec for word in preload if (spec := _named(word, problems, PRELOAD))]
+    origin = f"{choice.origin} and {PRELOAD}" if choice.origin else PRELOAD
+    return Choice(
+        _distinct([*choice.models, *models], problems),
+        choice.store,
+        choice.sagemaker,
+        origin if preload else choice.origin,
+    )
 
 
 def _distinct(models: list[ModelSpec], problems: list[str]) -> tuple[ModelSpec, ...]:
@@ -68,7 +87,7 @@ def check_name(name: str) -> str:
     return name
 
 
-def _default(environ: Mapping[str, str]) -> Choice:
+def _default(environ: Mapping[str, str], needs_any: bool) -> Choice:
     base = environ.get("SAGEMAKER_BASE_DIR") or "/opt/ml"
     try:
         multi_model = units.parse_bool(environ.get("SAGEMAKER_MULTI_MODEL") or "false")
@@ -79,20 +98,25 @@ def _default(environ: Mapping[str, str]) -> Choice:
     directory = os.path.join(base, "model")
     if os.path.isdir(directory):
         return Choice((ModelSpec("model", directory),), None, True, directory)
+    if not needs_any:
+        return Choice((), None, False, "")
     if not os.path.isdir(BUNDLED):
         raise ConfigError(f"no model was named, and the bundled example is missing from {BUNDLED}; give NAME=PATH")
     return Choice((ModelSpec("digits", BUNDLED),), None, False, "the bundled example, since no model was named")
 
 
-def _named(word: str, problems: list[str]) -> ModelSpec | None:
+def _named(word: str, problems: list[str], source: str = "") -> ModelSpec | None:
     name, equals, path = word.partition("=")
     if not equals or not path:
-        problems.append(f"model {word!r} must be NAME=PATH, such as digits=./digits")
+        if source:
+            problems.append(f"{source}: {word!r} must be NAME=PATH where there is no --model-store DIR")
+        else:
+            problems.append(f"model {word!r} must be NAME=PATH, such as digits=./digits")
         return None
     return _spec(name, path if artifact.is_url(path) else os.path.abspath(os.path.expanduser(path)), problems)
 
 
-def _from_store(store: str, entries: Iterable[str], problems: list[str]) -> list[ModelSpec]:
+def _from_store(store: str, entries: Iterable[str], problems: list[str], source: str = "--models") -> list[ModelSpec]:
     if list(entries) in (["ALL"], ["all"]):
         entries = sorted(
             entry.name
@@ -107,7 +131,7 @@ def _from_store(store: str, entries: Iterable[str], problems: list[str]) -> list
         path = file if artifact.is_url(file) else os.path.normpath(os.path.join(store, file))
         if not file or ".." in file.split("/"):
             problems.append(
-                f"--models {entry}: must be ALL, NAME=FILE or FILE, a file within {store} or an absolute path"
+                f"{source} {entry}: must be ALL, NAME=FILE or FILE, a file within {store} or an absolute path"
             )
         elif spec := _spec(name if equals else _name_of(path), path, problems):
             models.append(spec)

@@ -205,7 +205,7 @@ class Supervisor:
     async def _load_startup_models(self) -> None:
         """Models that fail are listed as failed; raises the reason of the only one where HEADRACE_FAILED_START=end."""
         specs = self._config.models
-        ends = len(specs) == 1 and self._config.failed_start == "end"
+        ends = len(specs) == 1 and not self._config.multi_model and self._config.failed_start == "end"
         registered = await asyncio.gather(*(self._register(spec, ends) for spec in specs))
         models = [model for model in registered if model is not None]
         loads = [self._deployment.load(model) for model in models]
@@ -215,7 +215,7 @@ class Supervisor:
 
     async def _register(self, spec: ModelSpec, ends: bool) -> Model | None:
         """None when it failed already, and is listed as failed."""
-        is_default = len(self._config.models) == 1  # serves /invocations
+        is_default = len(self._config.models) == 1 and not self._config.multi_model  # serves /invocations
         try:
             model = await self._management.register_startup(spec)
         except (ModelError, DownloadFailed) as error:

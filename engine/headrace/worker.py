@@ -12,12 +12,13 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-from headrace import affinity, errors, footprint, loaders, log, media, output, processes, stand_in
+from headrace import affinity, errors, footprint, loaders, log, media, output, processes, stand_in, warm_up
 from headrace._worker import Port, Request
 from headrace.compression import Codings
 from headrace.config import Config
 from headrace.control import Channel, Message, close_descriptors
 from headrace.last_errors import Reporter
+from headrace.model_settings import read_settings
 from headrace.native import NativeServable
 from headrace.output import Capture
 from headrace.weight_store import Store
@@ -154,6 +155,7 @@ class Worker:
         try:
             options = self.options(message["name"], message["options"])
             servable = loaders.load(Path(message["path"]), message["handler"], options, index, store)
+            self.warm_up(servable, Path(message["path"]))
         except errors.HeadraceError as exc:
             self.channel.send({"op": "reply", "id": message["id"], **errors.to_message(exc)})
             gc.collect()
@@ -182,6 +184,19 @@ class Worker:
             is_first=is_first,
             mapped_bytes=store.mapped_bytes if store is not None else 0,
         )
+
+    def warm_up(self, servable: loaders.Servable, directory: Path) -> None:
+        """Has the model answer the request that it is to be tried with, if there is one; else it is unloaded again."""
+        try:
+            if isinstance(servable, NativeServable):
+                wanted = servable.settings.warm_up_request
+            else:
+                wanted = read_settings(directory).get("warm_up_request")
+            if wanted:
+                warm_up.run(servable, wanted, directory)
+        except errors.HeadraceError:
+            servable.unload()
+            raise
 
     def options(self, name: str, asked: dict[str, Any]) -> loaders.Options:
         """What was asked for, and the server's defaults as they are now."""

@@ -23,7 +23,7 @@ SIDES = {
     "frontend": ("frontend access_log tracing handover", "roots loops frontend", MODEL_LIBRARIES),
     "worker": (
         "worker template batcher loaders model request namespace native tuner answers handler script mms multipart "
-        "compression npz npz_file safetensors weights",
+        "compression npz npz_file safetensors weights warm_up",
         "roots worker",
         "asyncio uvloop",
     ),

@@ -161,3 +161,27 @@ def test_a_good_name_is_one_path_component_of_plain_characters(name):
     assert name.isascii()
     assert "/" not in name
     assert name not in ("", ".", "..")
+
+
+def test_preloaded_models_come_with_all_others(store):
+    environ = {"HEADRACE_PRELOAD": f"a={store / 'plain'}, b={store / 'folder'}"}
+    chosen = choose(environ=environ)
+    assert chosen.models == (ModelSpec("a", str(store / "plain")), ModelSpec("b", str(store / "folder")))
+    assert chosen.origin == "HEADRACE_PRELOAD"
+    chosen = choose(f"c={store / 'plain'}", environ=environ)
+    assert [model.name for model in chosen.models] == ["c", "a", "b"]
+    chosen = choose(environ={**environ, "SAGEMAKER_MULTI_MODEL": "true"})
+    assert ([model.name for model in chosen.models], chosen.store) == (["a", "b"], "/")
+    assert chosen.origin == "SAGEMAKER_MULTI_MODEL and HEADRACE_PRELOAD"
+
+
+def test_preloaded_models_may_be_relative_to_the_store(store):
+    chosen = choose(store=store, entries=["plain"], environ={"HEADRACE_PRELOAD": "x=folder,zipped.mar"})
+    assert [model.name for model in chosen.models] == ["plain", "x", "packed"]
+
+
+def test_what_cannot_be_preloaded_is_told(store):
+    assert "HEADRACE_PRELOAD: 'plain' must be NAME=PATH" in problems(environ={"HEADRACE_PRELOAD": "plain"})[0]
+    assert "HEADRACE_PRELOAD ../x: must be" in problems(store=store, environ={"HEADRACE_PRELOAD": "../x"})[0]
+    environ = {"HEADRACE_PRELOAD": f"a={store / 'plain'}"}
+    assert "'a' is given 2 times" in problems(f"a={store / 'plain'}", environ=environ)[0]
