@@ -252,8 +252,7 @@ class Admission:
             return
         self.measure()
         if needed > budget.empty_bytes:
-            most = about_size(max(0, budget.empty_bytes))
-            raise self._refusal(model, needed, f"of which models can have {most} at most")
+            raise self._refusal(model, needed, self._at_most())
         until_s = asyncio.get_running_loop().time() + WAIT_S
         while needed > budget.free_bytes:
             missing = needed - budget.free_bytes
@@ -267,6 +266,8 @@ class Admission:
                 self.measure()
             elif self._config.eviction == "none":
                 raise self._refusal(model, needed, "and HEADRACE_EVICTION=none evicts no other model")
+            elif needed > budget.empty_bytes:  # the processes themselves have grown meanwhile
+                raise self._refusal(model, needed, self._at_most())
             elif not self._may_change(model) or asyncio.get_running_loop().time() >= until_s:
                 raise self._refusal(model, needed, "and no other model is idle and may be evicted")
             else:
@@ -357,6 +358,9 @@ class Admission:
         """Whether room may come by itself: from models that are busy, or loads that need less after all."""
         busy = (model.in_flight or model.state is State.UNLOADING for model in self._registry if model is not keep)
         return self.budget.reserved_bytes > 0 or any(busy)
+
+    def _at_most(self) -> str:
+        return f"of which models can have {about_size(max(0, self.budget.empty_bytes))} at most"
 
     def _refusal(self, model: Model, needed: int, why: str) -> OutOfMemory:
         self.counts["refusals"] += 1
