@@ -10,10 +10,11 @@ Invariants
 """
 
 import asyncio
+import contextlib
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from headrace import artifact, eviction, footprint, log, machine
@@ -92,6 +93,7 @@ class Admission:
         self._lock = asyncio.Lock()
         self._factor = FACTOR_LEAST
         self._is_warned = False
+        self._adding = 0  # replicas for which nobody is evicted
 
     async def run(self) -> None:
         """Corrects the books until cancelled."""
@@ -101,7 +103,7 @@ class Admission:
             await self._renew_one()
             if self.budget.free_bytes >= 0:
                 self._is_warned = False
-            elif not self._lock.locked():
+            elif not self._lock.locked() and not self._adding:
                 async with self._lock:
                     await self._correct()
 
@@ -121,6 +123,15 @@ class Admission:
         reservation = self.budget.reserve(each)
         reservation.may_evict = False
         return reservation
+
+    @contextlib.contextmanager
+    def adding(self) -> Iterator[None]:
+        """While a replica comes for which nobody is evicted, even if more is used than should be: then it goes."""
+        self._adding += 1
+        try:
+            yield
+        finally:
+            self._adding -= 1
 
     def could_fit(self, model: Model, count: int) -> bool:
         """Whether an empty server would have room for so many replicas and as many extra workers."""

@@ -270,9 +270,9 @@ class Deployment:
                     room = self.admission.spare(model, goes_aside and model.isolation == "shared")
                     if room is None:
                         return True  # and maybe there is at the next look
-                    await self._grow(model, [room], goes_aside)
+                    with self.admission.adding():
+                        await self._try_replica(model, room, goes_aside)
             except HeadraceError as error:
-                await self._shrink(model, [worker for worker in model.replicas if worker not in before])
                 if not model.is_leaving:
                     self._note_failure(model, f"no further replica: {error}", error)
                 return False
@@ -280,6 +280,14 @@ class Deployment:
         if len(model.replicas) > len(before):
             self._note_replicas("added", model, why)
         return True
+
+    async def _try_replica(self, model: Model, room: Reservation, goes_aside: bool) -> None:
+        before = list(model.replicas)
+        try:
+            await self._grow(model, [room], goes_aside)
+        except HeadraceError:
+            await self._shrink(model, [worker for worker in model.replicas if worker not in before])
+            raise
 
     async def drop_replica(self, model: Model, why: str) -> bool:
         """Take the model from one of its workers, but not from the last."""
