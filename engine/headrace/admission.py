@@ -366,9 +366,13 @@ class Admission:
         )
 
     def _may_change(self, keep: Model) -> bool:
-        """Whether room may come by itself: from models that are busy, or loads that need less after all."""
-        busy = (model.in_flight or model.state is State.UNLOADING for model in self._registry if model is not keep)
-        return self.budget.reserved_bytes > 0 or any(busy)
+        """Whether room may come by itself: from models that are busy, at work or just loaded, or loads that need less
+        after all."""
+        others = (model for model in self._registry if model is not keep)
+        return self.budget.reserved_bytes > 0 or any(
+            model.in_flight or model.state is State.UNLOADING or (model.work.locked() and model.residents())
+            for model in others
+        )
 
     def _at_most(self) -> str:
         return f"of which models can have {about_size(max(0, self.budget.empty_bytes))} at most"
