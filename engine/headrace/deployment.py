@@ -13,7 +13,6 @@ Invariants
 
 import asyncio
 import contextlib
-import math
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
@@ -24,7 +23,6 @@ from headrace.admission import Admission
 from headrace.archives import Archives
 from headrace.budget import Reservation
 from headrace.config import Config
-from headrace.control import Message
 from headrace.counts import Counts
 from headrace.errors import (
     Conflict,
@@ -40,6 +38,7 @@ from headrace.history import History
 from headrace.labels import Labels
 from headrace.lanes import Lanes
 from headrace.registry import Model, Registry, Replica, State
+from headrace.routing import Routes
 from headrace.scaling import Scaling
 from headrace.workers import Worker, WorkerDied, Workers
 
@@ -66,6 +65,7 @@ class Deployment:
         frontends.on_wake = self.wake
         self.counts = Counts()
         self.labels = Labels(config.metrics_models)
+        self.routes = Routes(config, registry, frontends, self.labels)
         self.lanes = Lanes(config.loads)
         self.is_serving = False  # until the models of the start are loaded nobody can be held up
         self._reloads: set[asyncio.Task[None]] = set()
@@ -95,7 +95,7 @@ class Deployment:
             except HeadraceError as error:
                 model.fail(str(error))
                 self._note_failure(model, str(error), error)
-                await self._withdraw_route(model)
+                await self.routes.withdraw(model)
                 await self._archives.discard(model.directory)
                 raise
 
@@ -146,7 +146,7 @@ class Deployment:
             model.become(State.EVICTED, f"evicted {why}")
             for replica in model.replicas.values():
                 replica.become(State.UNLOADING)
-        await asyncio.gather(*map(self.publish, models))
+        await asyncio.gather(*map(self.routes.publish, models))
         by_worker: dict[int, list[Model]] = {}
         for model in models:
             for index in model.replicas:
@@ -166,7 +166,7 @@ class Deployment:
             if model.replicas[worker.index].state is State.RESIDENT:
                 model.replicas[worker.index].become(State.REGISTERED)  # the successor is to have it; see restore()
                 models.append(model)
-        await asyncio.gather(*map(self.publish, models))
+        await asyncio.gather(*map(self.routes.publish, models))
         worker.recycle()
 
     async def _bring_up(self, model: Model, event: str, reason: str) -> None:
@@ -184,7 +184,7 @@ class Deployment:
             raise
         model.become(State.RESIDENT)
         model.is_routed = True
-        await self.publish(model)
+        await self.routes.publish(model)
         took_s = asyncio.get_running_loop().time() - started_s
         self.counts.loads["loaded"] += 1
         self.counts.load_s.observe(took_s)
@@ -210,7 +210,7 @@ class Deployment:
         self._end_loads(model)
         async with model.work:
             model.state = State.UNLOADING
-            await self._withdraw_route(model)
+            await self.routes.withdraw(model)
             in_time = await self._shrink(model, list(model.replicas))
             await self._archives.discard(model.directory)
             self._registry.remove(model)
@@ -248,7 +248,7 @@ class Deployment:
             surplus = before[wanted:]
             for worker in surplus:
                 model.replicas[worker].become(State.UNLOADING)
-            await self.publish(model)
+            await self.routes.publish(model)
             await self._shrink(model, surplus)
             model.least, model.most, model.is_counted = least, most, True
             state = State.RESIDENT
@@ -257,7 +257,7 @@ class Deployment:
             raise
         finally:
             model.state = state
-            await self.publish(model)
+            await self.routes.publish(model)
 
     async def add_replica(self, model: Model, why: str) -> bool:
         """Load the model on one more worker, if memory is free for it; False when that did not work."""
@@ -276,7 +276,7 @@ class Deployment:
                 if not model.is_leaving:
                     self._note_failure(model, f"no further replica: {error}", error)
                 return False
-            await self.publish(model)
+            await self.routes.publish(model)
         if len(model.replicas) > len(before):
             self._note_replicas("added", model, why)
         return True
@@ -298,7 +298,7 @@ class Deployment:
             counts = {worker: self.admission.budget.models_on(worker) for worker in residents}
             index = placement.choose_to_leave(residents, counts)
             model.replicas[index].become(State.UNLOADING)
-            await self.publish(model)
+            await self.routes.publish(model)
             await self._shrink(model, [index])
         self._note_replicas("removed", model, why)
         return True
@@ -345,7 +345,7 @@ class Deployment:
                 raise
         model.replicas[index].become(State.UNLOADING)
         model.least, model.most = min(model.least, shared_count), min(model.most, shared_count)
-        await self.publish(model)
+        await self.routes.publish(model)
         await self._shrink(model, [index])
 
     async def lift(self, model: Model) -> None:
@@ -355,11 +355,7 @@ class Deployment:
                 worker = self._workers.by_index.get(index)
                 if worker is not None and worker.is_up and replica.state is State.REGISTERED:
                     await self._restore(model, worker, replica)
-            await self.publish(model)
-
-    def routes(self) -> list[Message]:
-        """What a new frontend has to know."""
-        return [self._route(model) for model in self._registry if model.is_routed]
+            await self.routes.publish(model)
 
     async def restore(self, worker: Worker) -> None:
         """Load on a successor what its predecessor had."""
@@ -371,7 +367,7 @@ class Deployment:
             await self._restore(model, worker, replica)
             if not worker.is_up:
                 return
-            await self.publish(model)
+            await self.routes.publish(model)
         if worker.is_extra and not worker.owner and not self._registry.on_worker(worker.index):
             worker.retire()
 
@@ -384,7 +380,7 @@ class Deployment:
             if replica.state is State.RESIDENT:
                 replica.become(State.REGISTERED)
                 hit.append(model)
-        await asyncio.gather(*map(self.publish, hit))
+        await asyncio.gather(*map(self.routes.publish, hit))
 
     async def _restore(self, model: Model, worker: Worker, replica: Replica) -> None:
         try:
@@ -405,7 +401,7 @@ class Deployment:
                     model.become(State.EVICTED, f"not loaded again: {error}")
                 else:
                     model.fail(str(error))
-                    await self._withdraw_route(model)
+                    await self.routes.withdraw(model)
 
     def _note_failure(self, model: Model, reason: str, error: HeadraceError) -> None:
         event = "refused" if isinstance(error, OutOfMemory) else "failed"
@@ -586,30 +582,6 @@ class Deployment:
         for model in models:
             self.admission.budget.release(index, model.index)
         return in_time
-
-    async def publish(self, model: Model) -> None:
-        """Tell the frontends where it is now; nowhere means that requests wait for it."""
-        if model.is_routed:
-            await self._frontends.broadcast(self._route(model))
-
-    async def _withdraw_route(self, model: Model) -> None:
-        if model.is_routed:
-            model.is_routed = False
-            await self._frontends.broadcast({"op": "unroute", "name": model.name})
-
-    def _route(self, model: Model) -> Message:
-        return {
-            "op": "route",
-            "name": model.name,
-            "model": model.index,
-            "workers": [] if model.quarantine else model.residents(),
-            "queue": self._config.queue if model.most else 0,  # scaled to none: there is nothing to wait for
-            "timeout_ms": model.timeout_ms or self._config.timeout_ms,
-            "default": model.is_default,
-            "refusal": f"model {model.name} is set aside: {model.quarantine}" if model.quarantine else "",
-            "retry_after_s": math.ceil(model.quarantined_for_s),
-            "named": self.labels.is_named(model.index, model.name),
-        }
 
 
 def _age_s(when_ns: int) -> float | None:

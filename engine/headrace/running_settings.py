@@ -127,7 +127,7 @@ class RunningSettings:
             replies = await asyncio.gather(*(_ask(worker, message) for worker in here))
             for reply in replies:
                 model.info.update(reply["info"] if reply is not None else {})
-            await self._deployment.publish(model)
+            await self._deployment.routes.publish(model)
         return _late({"status": f'Model "{model.name}" changed'}, here, replies)
 
     async def _apply(self, fields: Mapping[str, Any], by: Mapping[str, str]) -> Document:
@@ -176,7 +176,7 @@ class RunningSettings:
                 if (model := self._registry.find(index)) is not None:
                     model.info.update(info)
         if values.keys() & _ROUTED:
-            await asyncio.gather(*map(self._deployment.publish, self._registry))
+            await asyncio.gather(*map(self._deployment.routes.publish, self._registry))
         return _late({}, workers, replies)
 
 

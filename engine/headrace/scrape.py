@@ -65,4 +65,4 @@ class Scrape:
         models: dict[int, Model] = {model.index: model for model in self._registry}
         for index in self._deployment.labels.rank(asked, {index: model.name for index, model in models.items()}):
             if index in models:
-                await self._deployment.publish(models[index])
+                await self._deployment.routes.publish(models[index])

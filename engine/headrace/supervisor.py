@@ -111,7 +111,7 @@ class Supervisor:
             config, self._registry, self._workers, self._frontends, self._archives, self._board_fd
         )
         self._workers.on_up, self._workers.on_down = self._deployment.restore, self._deployment.take_down
-        self._quarantine = Quarantine(self._registry, self._deployment.publish, self._deployment.lift)
+        self._quarantine = Quarantine(self._registry, self._deployment.routes.publish, self._deployment.lift)
         self._workers.on_blame = self._quarantine.blame
         scrape = Scrape(config.metrics_models, self._registry, self._workers, self._frontends, self._deployment)
         self._errors = LastErrors()
@@ -301,7 +301,7 @@ class Supervisor:
     def _snapshot(self) -> list[Message]:
         """All that a new frontend has to know."""
         ups: list[Message] = [{"op": "worker", "worker": index, "up": True} for index in self._workers.up()]
-        return [self._token, *ups, *self._deployment.routes(), self._health.message()]
+        return [self._token, *ups, *self._deployment.routes.all(), self._health.message()]
 
     def _on_workers_change(self) -> None:
         self._health.tell()

@@ -31,7 +31,7 @@ SIDES = {
         "supervisor watchdog children deployment fetch listeners management nursery openapi parameters frontends "
         "workers registry placement artifact archives health quarantine access budget admission eviction history "
         "lifeline warden scrape scaling resizing running_settings worker_output explain overview shared_weights "
-        "console lanes",
+        "console lanes routing",
         "roots loops supervisor",
         MODEL_LIBRARIES,
     ),

@@ -356,7 +356,7 @@ def test_a_successor_gets_its_models_back_and_no_request_before(run: Callable[..
             "worker 0 load",
             "frontend route b [0, 1]",
         ]
-        assert [route["workers"] for route in server.deployment.routes()] == [[0, 1], [0, 1]]
+        assert [route["workers"] for route in server.deployment.routes.all()] == [[0, 1], [0, 1]]
 
     run(script)
 
