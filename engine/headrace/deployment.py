@@ -22,6 +22,7 @@ from headrace import footprint, log, placement
 from headrace.admission import Admission
 from headrace.archives import Archives
 from headrace.budget import Reservation
+from headrace.children import BootFailed
 from headrace.config import Config
 from headrace.counts import Counts
 from headrace.errors import (
@@ -83,8 +84,8 @@ class Deployment:
     async def load(self, model: Model) -> None:
         """Load a registered model on model.least workers and route to it.
 
-        Raises ModelError, OutOfMemory, WorkerLost, Overloaded or BootFailed, and Conflict when the model is unloaded
-        meanwhile; then the model is failed, with no replica.
+        Raises ModelError, OutOfMemory, WorkerLost or Overloaded, and Conflict when the model is unloaded meanwhile; then
+        the model is failed, with no replica.
         """
         async with model.work:
             self._check_stays(model)
@@ -461,13 +462,22 @@ class Deployment:
             if isinstance(result, BaseException):
                 raise result
         extras = [worker for worker in workers if worker.owner and worker.is_extra]
-        if extras and self.lanes.is_cheap(model):  # no need for a process of its own, now that this is known
-            indices = [worker.index for worker in extras]
-            await self._shrink(model, indices)
-            await self._grow(model, [self.admission.again(model) for _ in indices], goes_aside=False)
-        else:
+        if extras and not (self.lanes.is_cheap(model) and await self._pack(model, extras)):
             for worker in extras:
                 self._workers.share(worker)
+
+    async def _pack(self, model: Model, extras: Sequence[Worker]) -> bool:
+        """Load a model that has proved to be cheap on ordinary workers instead. False when that did not work."""
+        before = list(model.replicas)
+        try:
+            await self._grow(model, [self.admission.again(model) for _ in extras], goes_aside=False)
+        except HeadraceError as error:
+            await self._shrink(model, [index for index in model.replicas if index not in before])
+            self._check_stays(model)
+            _log.info("model.not_packed", model=model.name, why=error)
+            return False
+        await self._shrink(model, [worker.index for worker in extras])
+        return True
 
     async def _find_workers(self, model: Model, count: int, goes_aside: bool) -> list[Worker]:
         if model.isolation == "process":
@@ -490,7 +500,7 @@ class Deployment:
         for result in results:
             if isinstance(result, BaseException):
                 await self._workers.retire(self._unused(model), self._unload_s)
-                raise result
+                raise WorkerLost(str(result)) if isinstance(result, BootFailed) else result
         return [result for result in results if isinstance(result, Worker)]
 
     def _unused(self, model: Model) -> list[Worker]:

@@ -190,3 +190,14 @@ def test_should_bring_models_back_when_an_extra_worker_dies(start, tmp_path):
     psutil.Process(young).kill()
     assert pid(server, "slow") == pid(server, "slower") != young
     assert echoes(server)
+
+
+def test_should_stay_aside_where_a_second_load_fails(start, tmp_path):
+    server = start()
+    once = "import os\n" + QUICK.replace(
+        "    def handle", "    def load(self, directory):\n        os.mkdir(directory / 'loaded')\n    def handle"
+    ).replace("KIND", "0")
+    write_model(tmp_path / "once", once)
+    assert load(server, tmp_path / "once") == 200
+    assert pid(server, "once") in workers(server)
+    assert echoes(server)

@@ -271,7 +271,7 @@ def test_a_model_that_only_the_leaving_worker_has_is_loaded_elsewhere_first(serv
 def test_a_worker_whose_model_finds_no_other_place_stays(serve, tmp_path):
     write_model(tmp_path / "echo", ECHO)
     write_model(tmp_path / "once", ONCE)
-    server = serve("--model-store", str(tmp_path), HEADRACE_WORKERS="2")
+    server = serve("--model-store", str(tmp_path), HEADRACE_WORKERS="2", HEADRACE_EXTRA_WORKERS="0")
     for name in ("echo", "once"):
         given = {"model_name": name, "url": name, "initial_workers": 1}
         assert server.manage("POST", "/models", given).status == 200
