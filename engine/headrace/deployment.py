@@ -84,8 +84,8 @@ class Deployment:
     async def load(self, model: Model) -> None:
         """Load a registered model on model.least workers and route to it.
 
-        Raises ModelError, OutOfMemory, WorkerLost or Overloaded, and Conflict when the model is unloaded meanwhile; then
-        the model is failed, with no replica.
+        Raises ModelError, OutOfMemory, WorkerLost or Overloaded, and Conflict when the model is unloaded meanwhile;
+        then the model is failed, with no replica.
         """
         async with model.work:
             self._check_stays(model)

@@ -292,9 +292,12 @@ def test_a_worker_whose_model_finds_no_other_place_stays(serve, tmp_path):
     assert len(server.manage("GET", "/models/later").json()["workers"]) == 2
 
 
+IN_PLACE = {"HEADRACE_WORKERS": "1", "HEADRACE_EXTRA_WORKERS": "0"}
+
+
 def test_a_lower_budget_evicts_what_is_idle(serve, tmp_path):
     write_model(tmp_path / "heavy", HEAVY)
-    server = serve("--model-store", str(tmp_path), HEADRACE_WORKERS="1", HEADRACE_MIN_RESIDENT="0")
+    server = serve("--model-store", str(tmp_path), HEADRACE_MIN_RESIDENT="0", **IN_PLACE)
     for name in ("a", "b"):
         assert server.manage("POST", "/models", {"model_name": name, "url": "heavy"}).status == 200
     used = int(server.metric("headrace_memory_used_bytes"))
