@@ -151,8 +151,9 @@ def table(result: Mapping[str, Any]) -> str:
     """The result as a table in Markdown: medians, and what lies around them."""
     count, fit = result["requests"], result["fit"]
     lines = [
-        f"{count} requests over {result['models']} models of which {fit} fit, on {result['environment']['cpus']} CPUs; "
-        f"median of {result['rounds']} rounds (lowest..highest).",
+        f"{count} requests over {result['models']} models of which {fit} fit, on {result['environment']['cpus']} CPUs "
+        f"(load average at the end {result['environment']['load_average']:.1f}); median of {result['rounds']} rounds "
+        "(lowest..highest).",
         "",
         "| limit | container | answered | model found loaded | loads refused (507) | first answer of a model, ms | "
         "answer of a loaded model, ms | memory, MiB |",
