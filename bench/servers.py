@@ -27,7 +27,7 @@ from bench.work import kind_of
 HOST = "127.0.0.1"
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-READY_S = 60.0
+READY_S = 180.0  # fifty processes of a rival take a minute or two
 POLL_S = 0.002
 RIGHT_POLL_S = 0.05  # between requests to a model that may not be there yet
 STOP_S = 10.0
