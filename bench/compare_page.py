@@ -1,6 +1,7 @@
 """The page of a comparison and its pictures: `python -m bench.compare_page [RESULT.json]` writes docs/benchmarks.md and
 docs/benchmarks/*.svg."""
 
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,11 +13,13 @@ from bench.errors import BenchError
 from bench.peers.catalogue import PEERS
 from bench.points import Point
 from bench.report import Run, shown, spread, summarize, table
+from bench.work import SIZES
 
 RESULT = Path(__file__).parent / "results" / "peers.json"
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 OURS = "headrace"
 YARDSTICKS = ("bare", "floor")
+WEIGHTS_BYTES = 4 * sum(rows * columns for rows, columns in itertools.pairwise(SIZES))  # of an mlp
 INTRODUCTION = """# Benchmarks
 
 Rendered from `bench/results/peers.json` by `python -m bench.compare_page`; `make bench-peers` installs the rivals (each
@@ -207,8 +210,8 @@ COLD_TEXT = (
     "libraries along, is left out."
 )
 MEMORY_TEXT = (
-    "Copies of mlp (268 KB of weights each), each asked once. The slope is between the least and the greatest number "
-    "of models that were measured, round by round."
+    f"Copies of mlp ({WEIGHTS_BYTES / 1e3:.0f} KB of weights each), each asked once. The slope is between the least "
+    "and the greatest number of models that were measured, round by round."
 )
 CRASH_TEXT = (
     "Echoes on 16 connections for 8 s; after one second a request kills the process that reads it. Silence is the "
@@ -225,8 +228,15 @@ def _memory_table(result: Mapping[str, Any], memory: Mapping[str, Mapping[str, f
         cells = [f"{memory[server][str(n)] / 1e6:,.0f}" if str(n) in memory[server] else "-" for n in counts]
         slope = spread(slopes[server]) if slopes[server] else None
         over = f"{slope['median'] / ours['median']:,.0f}x" if slope and ours else "-"
-        lines.append([server, *cells, shown(slope, 1e3), over])
-    heads = ["server", *(f"MB with {_plural(n, 'model')}" for n in counts), "KB a further model", "over Headrace"]
+        beyond = f"{(slope['median'] - WEIGHTS_BYTES) / 1e3:,.0f}" if slope else "-"
+        lines.append([server, *cells, shown(slope, 1e3), over, beyond])
+    heads = [
+        "server",
+        *(f"MB with {_plural(n, 'model')}" for n in counts),
+        "KB a further model",
+        "over Headrace",
+        "beyond its weights",
+    ]
     return table(heads, lines)
 
 

@@ -139,8 +139,8 @@ def test_the_page_tells_what_a_further_model_costs_and_what_a_death_does():
     ]
     crash = run("m", 1, 5.0, scenario="crash", connections=16, failed=3, silence_ms=800, is_back=True)
     page = compare_page.render(result(*memory, crash, points=("memory:1", "memory:11", "crash:16")))
-    assert "| headrace | 50 | 54 | 400 | 1x |" in page
-    assert "| m | 90 | 490 | 40,000 | 100x |" in page
+    assert "| headrace | 50 | 54 | 400 | 1x | 128 |" in page
+    assert "| m | 90 | 490 | 40,000 | 100x | 39,728 |" in page
     assert "| m | 3 | 800 | 5 | 1 of 1 |" in page
 
 
