@@ -53,7 +53,8 @@ class Model:
     isolation: "shared" or "process"; least, most: replicas that it is to have, as its load demands; is_counted:
     somebody asked for them, so that what its class says counts nothing; replicas: worker index -> Replica; is_routed:
     frontends know it; reason: of a failure, an eviction, or a load that was refused; is_pinned: never evicted.
-    timeout_ms: of its requests, 0 for the server's.
+    timeout_ms: of its requests, 0 for the server's; promised: a longer one that holds for those that came before it was
+    lowered, and until when (CLOCK_MONOTONIC, ns).
     used_ns: its latest request, loaded_ns: the end of its last load (CLOCK_MONOTONIC; 0: none yet); in_flight: requests
     under way when frontends were last asked; needs_bytes: what a replica took when it was loaded last (0: not known);
     shared_bytes: what its replicas have in common; code: digest of its code and magnitude of its files (lanes.py);
@@ -74,6 +75,7 @@ class Model:
     most: int = 1
     is_counted: bool = False
     timeout_ms: int = 0
+    promised: tuple[int, int] = (0, 0)
     is_startup: bool = False
     is_default: bool = False
     is_routed: bool = False

@@ -18,6 +18,7 @@ process cannot be given another one.
 
 import asyncio
 import dataclasses
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -114,6 +115,8 @@ class RunningSettings:
                 raise ModelNotFound(f"Model not found: {model.name}")
             before = {**{name: model.options.get(name) for name in options}, "timeout_ms": model.timeout_ms or None}
             model.options.update(options)
+            if timeout_ms and timeout_ms < (old_ms := model.timeout_ms or self._config.timeout_ms):
+                model.promised = old_ms, time.monotonic_ns() + old_ms * 1_000_000
             model.timeout_ms = timeout_ms or model.timeout_ms
             after = {**options, "timeout_ms": model.timeout_ms or None}
             for name in (name for name in after if after[name] != before[name]):

@@ -49,13 +49,15 @@ class Watchdog:
             if worker.is_up and worker.pid not in self._ending:
                 page = self._board.page(worker.index)
                 busy_ns = now_ns - page["state_since_ns"]
-                if page["state"] == "running" and busy_ns > self._limit_of(page["state_model"], limit_ns):
+                if page["state"] == "running" and busy_ns > self._limit_of(page["state_model"], limit_ns, now_ns):
                     self._end(worker, page["state_model"], busy_ns)
 
-    def _limit_of(self, index: int, servers_ns: int) -> int:
+    def _limit_of(self, index: int, servers_ns: int, now_ns: int) -> int:
         """How long a batch of the model with that index may run."""
         model = self._registry.find(index)
         own_ms = 0 if model is None else model.timeout_ms
+        if model is not None and own_ms and now_ns < model.promised[1]:
+            own_ms = max(own_ms, model.promised[0])
         return (own_ms + GRACE_MS) * 1_000_000 if own_ms else servers_ns
 
     def _limit(self, now_ns: int) -> int:

@@ -230,6 +230,18 @@ def test_time_outs_queues_and_connections_hold_for_requests_that_come(serve, mod
     assert not server.find(r"worker\.(stuck|lost)")
 
 
+def test_a_model_s_shorter_time_out_takes_no_worker_from_a_request_that_came_before(serve, model_dir, tmp_path):
+    server = serve(model_dir("gated", GATED), HEADRACE_WORKERS="1")
+    first = in_background(lambda: server.post("/models/gated/invoke", b"").status)
+    wait_until((tmp_path / "gated" / "begun").exists, "the first request does not run")
+    assert server.manage("PUT", "/models/gated", {"response_timeout": 1}).status == 200
+    for _ in range(2):  # by the end of the second the watchdog has looked again and again
+        assert server.post("/models/gated/invoke", b"").status == 504
+    (tmp_path / "gated" / "go").touch()
+    assert first() == 200
+    assert not server.find(r"worker\.(stuck|lost)")
+
+
 def test_the_number_of_workers_changes_under_traffic_and_no_request_fails(serve, tmp_path):
     folder = tmp_path / "store"
     models = [write_model(folder / "slow", SLOW), write_model(folder / "echo", ECHO)]
