@@ -123,7 +123,7 @@ class Worker:
                 for fd in fds:
                     os.close(fd)  # the port has its own
             elif op == "load":
-                self.load(message, fds)
+                (self.load_aside if message["aside"] else self.load)(message, fds)
             elif op == "unload":
                 self.unload(message)
             elif op == "settings":
@@ -141,13 +141,19 @@ class Worker:
             else:
                 raise ValueError(f"unknown control message {op!r}")
 
+    def load_aside(self, message: Message, fds: list[int]) -> None:
+        """load() in a process that serves nobody yet, and is felt by nobody: also while it collects what it left."""
+        processes.give_way(True)
+        try:
+            self.load(message, fds)
+        finally:
+            processes.give_way(False)
+
     def load(self, message: Message, fds: list[int]) -> None:
         """fds: the store of weights that the model's replicas have in common, if it has one."""
         index = message["model"]
         began_ns, waited_ns, is_first = time.monotonic_ns(), processes.waited_for_cores_ns(), not self.has_loaded
         self.has_loaded = True
-        if message["aside"]:
-            processes.give_way(True)
         store = Store(fds[0]) if fds else None
         self.output.model = message["name"]
         self.port.loading(index)
@@ -161,8 +167,6 @@ class Worker:
             gc.collect()
             return
         finally:
-            if message["aside"]:
-                processes.give_way(False)
             self.port.idle()
             close_descriptors(fds)
             if store is not None:
