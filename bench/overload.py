@@ -6,7 +6,6 @@ who spent how much of a core is in the result. The load generator runs on the fr
 """
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -17,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench import environment, procfs, report
+from bench import environment, procfs, promise, report
 from bench.errors import BenchError
 from bench.servers import HERE, HOST, Running, Server
 from headrace.loadgen import Plan, Report, Request, percentile_ms, run
@@ -180,24 +179,11 @@ def main(words: list[str]) -> int:
     parser.add_argument("--rounds", type=int, default=3, help="[default: %(default)s]")
     parser.add_argument("--seconds", type=float, default=3, help="of each load [default: %(default)s]")
     parser.add_argument("--queues", type=int, nargs="+", default=[100, 1000], help="[default: %(default)s]")
-    parser.add_argument("--output", type=Path, default=RESULT, help="[default: %(default)s]")
-    parser.add_argument("--show", action="store_true", help="print the table of what lies there, and measure nothing")
+    promise.add_flags(parser, RESULT)
     arguments = parser.parse_args(words)
-    if arguments.show:
-        print(render(json.loads(arguments.output.read_text())))
-        return 0
-    try:
-        result = measure(arguments.rounds, arguments.seconds, arguments.queues)
-    except BenchError as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
-    result["problems"] = judge(result["runs"])
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
-    print(render(result))
-    for problem in result["problems"]:
-        print(f"bench: {problem}", file=sys.stderr)
-    return 1 if result["problems"] else 0
+    return promise.keep(
+        arguments, lambda: measure(arguments.rounds, arguments.seconds, arguments.queues), judge, render
+    )
 
 
 if __name__ == "__main__":

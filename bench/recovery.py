@@ -6,17 +6,15 @@ how much of that its models' loads took; the client says how long it waited for 
 """
 
 import argparse
-import json
 import os
 import re
 import signal
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
-from bench import environment, procfs, report, servers
+from bench import environment, procfs, promise, report, servers
 from bench.errors import BenchError
 from bench.scenarios import Scenario, all_scenarios
 from bench.servers import HERE, Running
@@ -78,24 +76,9 @@ def judge(runs: list[dict[str, float]]) -> list[str]:
 def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser("bench.recovery", description="Kill the worker, and see how soon another serves.")
     parser.add_argument("--deaths", type=int, default=50, help="[default: %(default)s]")
-    parser.add_argument("--output", type=Path, default=RESULT, help="[default: %(default)s]")
-    parser.add_argument("--show", action="store_true", help="print the table of what lies there, and measure nothing")
+    promise.add_flags(parser, RESULT)
     arguments = parser.parse_args(words)
-    if arguments.show:
-        print(render(json.loads(arguments.output.read_text())))
-        return 0
-    try:
-        result = measure(arguments.deaths)
-    except BenchError as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
-    result["problems"] = judge(result["runs"])
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
-    print(render(result))
-    for problem in result["problems"]:
-        print(f"bench: {problem}", file=sys.stderr)
-    return 1 if result["problems"] else 0
+    return promise.keep(arguments, lambda: measure(arguments.deaths), judge, render)
 
 
 if __name__ == "__main__":

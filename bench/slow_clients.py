@@ -5,7 +5,6 @@ bodies and chunks that come a byte at a time, and connections that only stay. On
 """
 
 import argparse
-import json
 import multiprocessing
 import resource
 import socket
@@ -14,10 +13,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from bench import environment, report, servers
+from bench import environment, promise, report, servers
 from bench.errors import BenchError
 from bench.servers import HERE, HOST
 from headrace.loadgen import Plan, Request, run
@@ -179,24 +177,11 @@ def main(words: list[str]) -> int:
     parser.add_argument("--rounds", type=int, default=3, help="[default: %(default)s]")
     parser.add_argument("--seconds", type=float, default=12, help="of each load [default: %(default)s]")
     parser.add_argument("--per-s", type=float, default=200, help="requests of the normal client [default: %(default)s]")
-    parser.add_argument("--output", type=Path, default=RESULT, help="[default: %(default)s]")
-    parser.add_argument("--show", action="store_true", help="print the table of what lies there, and measure nothing")
+    promise.add_flags(parser, RESULT)
     arguments = parser.parse_args(words)
-    if arguments.show:
-        print(render(json.loads(arguments.output.read_text())))
-        return 0
-    try:
-        result = measure(arguments.count, arguments.rounds, arguments.seconds, arguments.per_s)
-    except BenchError as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
-    result["problems"] = judge(result["runs"])
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
-    print(render(result))
-    for problem in result["problems"]:
-        print(f"bench: {problem}", file=sys.stderr)
-    return 1 if result["problems"] else 0
+    return promise.keep(
+        arguments, lambda: measure(arguments.count, arguments.rounds, arguments.seconds, arguments.per_s), judge, render
+    )
 
 
 if __name__ == "__main__":
