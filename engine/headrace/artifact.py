@@ -1,7 +1,6 @@
 """A cheap look at a model's files, running none of its code: what placement and registration need to know."""
 
 import contextlib
-import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -83,6 +82,8 @@ def size_bytes(path: str) -> int:
 def code_digest(directory: str) -> bytes:
     """Of the Python files in the directory and below, and of what they are called: models with the same code have the
     same one. b"" when there is more code than is worth reading, or none can be read."""
+    import hashlib  # 1 MiB and more, with OpenSSL, that a server without loads need not hold
+
     digest, left = hashlib.blake2b(digest_size=16), CODE_BYTES_MAX
     directories, count = [directory], 0
     while directories:

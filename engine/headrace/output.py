@@ -10,6 +10,7 @@ that dies: so its reader is another process.
 Levels are Multi Model Server's: what comes on standard output is INFO, on standard error WARNING.
 """
 
+import contextlib
 import io
 import logging
 import os
@@ -89,8 +90,9 @@ class Capture:
     def target(self) -> dict[str, str]:
         """The model's name as SageMaker's clients know it, where the platform says it: it loads models under others."""
         for request in self.requests:
-            if name := request.headers.get(_TARGET):
-                return {"target_model": log.cut(name)}
+            with contextlib.suppress(RuntimeError):  # it is answered already, unlike others of its batch
+                if name := request.headers.get(_TARGET):
+                    return {"target_model": log.cut(name)}
         return {}
 
     def _may_say(self) -> bool:

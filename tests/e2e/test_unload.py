@@ -71,7 +71,7 @@ def test_cycles_of_load_use_and_unload_leave_nothing_that_can_be_counted(serve, 
 
 def test_worker_whose_models_are_gone_but_not_what_they_took_is_followed_by_a_fresh_one(serve, tmp_path):
     write_model(tmp_path / "litter", LITTER)
-    server = serve(HEADRACE_WORKERS="2", SAGEMAKER_MULTI_MODEL="true")
+    server = serve(HEADRACE_WORKERS="2", HEADRACE_EXTRA_WORKERS="0", SAGEMAKER_MULTI_MODEL="true")
     before = {process.pid for process in server.named("worker")}
     load(server, "m", tmp_path / "litter")
     assert server.manage("DELETE", "/models/m").status == 200
