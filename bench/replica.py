@@ -88,6 +88,7 @@ def measure(place: Path, kind: str, columns: int) -> dict[str, float]:
         began = time.monotonic()
         client.register("big")
         first_s = time.monotonic() - began
+        client.scale("big", 1)  # and no more, however many ask
         ask(running.port, place, columns, 1)
         one_bytes = procfs.pss_bytes(running.pid)
         began = time.monotonic()
