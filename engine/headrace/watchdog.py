@@ -28,7 +28,7 @@ class Watchdog:
     def __init__(self, config: Config, registry: Registry, board: Board, workers: Workers, reaper: Reaper) -> None:
         self._config = config
         self._registry = registry
-        self._limit_ns = 0  # of the server's time-out, at the last look
+        self._limit_ns = self._servers_ns()  # at the last look; what held at the start was promised before the first
         self._held_ns = 0  # a longer one, which held before, until the last request that it was promised to is through
         self._held_until_ns = 0
         self._board = board
@@ -61,10 +61,13 @@ class Watchdog:
         return (own_ms + GRACE_MS) * 1_000_000 if own_ms else servers_ns
 
     def _limit(self, now_ns: int) -> int:
-        before, self._limit_ns = self._limit_ns, (self._config.timeout_ms + GRACE_MS) * 1_000_000
+        before, self._limit_ns = self._limit_ns, self._servers_ns()
         if self._limit_ns < before:
             self._held_ns, self._held_until_ns = max(before, self._held(now_ns)), now_ns + before
         return max(self._limit_ns, self._held(now_ns))
+
+    def _servers_ns(self) -> int:
+        return (self._config.timeout_ms + GRACE_MS) * 1_000_000
 
     def _held(self, now_ns: int) -> int:
         return self._held_ns if now_ns < self._held_until_ns else 0
